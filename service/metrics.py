@@ -1,0 +1,101 @@
+"""The Prometheus families of the service, on a registry of their own.
+
+Each attribute is a family, named without the prefix `serpentine_`. The HTTP edge feeds `request_duration_seconds`
+and `rejections_total` (answered with a 4xx or a 503); the runtime and the engine feed the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import Metric as Family
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+SHORT_SECONDS = (0.0001, 0.00025, 0.0005, *SECONDS)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+BATCH_STEPS = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192)
+
+
+class Metrics:
+    """Counters, gauges and histograms of one service.
+
+    Labels: `phase` of a batch is prefill, decode or step; `phase` of a cancellation is where it struck (queue,
+    features, inference); `direction` is in or out; `state` is used or total; `kind` of the host's memory is weights,
+    state_pool or rss.
+    """
+
+    def __init__(self) -> None:
+        self.registry = registry = _Registry()
+
+        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"serpentine_{name}", text, labels, buckets=buckets, registry=registry)
+
+        def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
+            return Counter(f"serpentine_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+            return Gauge(f"serpentine_{name}", text, labels, registry=registry)
+
+        self.request_duration_seconds = histogram(
+            "request_duration_seconds",
+            "From a request's arrival to its last byte.",
+            ("endpoint", "status"),
+            SECONDS,
+        )
+        self.queue_duration_seconds = histogram(
+            "queue_duration_seconds", "From admission to the first batch.", ("model",), SHORT_SECONDS
+        )
+        self.feature_duration_seconds = histogram(
+            "feature_duration_seconds", "Extraction of one request's features.", ("model",), SHORT_SECONDS
+        )
+        self.inference_duration_seconds = histogram(
+            "inference_duration_seconds", "One batch on the device.", ("model", "phase"), SHORT_SECONDS
+        )
+        self.batch_size = histogram("batch_size", "Sequences in a batch.", ("model", "phase"), BATCH_SIZES)
+        self.batch_steps = histogram("batch_steps", "Steps in a batch.", ("model", "phase"), BATCH_STEPS)
+        self.steps_total = counter(
+            "steps_total", "Steps of a modality read or produced.", ("model", "modality", "direction")
+        )
+        self.requests_running = gauge("requests_running", "Requests that own a slot.", ("model",))
+        self.requests_waiting = gauge("requests_waiting", "Requests admitted and without a slot.", ("model",))
+        self.state_slots = gauge("state_slots", "Rows of the state pool.", ("model", "state"))
+        self.rejections_total = counter("rejections_total", "Requests refused, by error code.", ("reason",))
+        self.cancellations_total = counter(
+            "cancellations_total", "Requests given up by their client.", ("phase",)
+        )
+        self.failures_total = counter(
+            "failures_total", "Requests accepted and not answered, by code.", ("reason",)
+        )
+        self.nonfinite_outputs_total = counter(
+            "nonfinite_outputs_total", "Outputs of a model that were not finite.", ("phase",)
+        )
+        self.memory_bytes = gauge("memory_bytes", "Memory of the host.", ("kind",))
+        self.gpu_memory_bytes = gauge("gpu_memory_bytes", "Memory of a GPU.", ("device", "kind"))
+        self.gpu_utilization_ratio = gauge("gpu_utilization_ratio", "Busy share of a GPU.", ("device",))
+        self.model_info = Info("serpentine_model", "A model that is served.", ("model",), registry=registry)
+        self.build_info = Info("serpentine_build", "What runs.", registry=registry)
+
+        self.build_info.info({"version": version("serpentine"), "python": platform.python_version()})
+        if _STATM.exists():  # Linux; elsewhere there is no cheap reading and the sample is left out
+            self.memory_bytes.labels(kind="rss").set_function(_resident_bytes)
+
+
+class _Registry(CollectorRegistry):
+    """A registry without the `_created` gauges, which lengthen a scrape and tell nothing here."""
+
+    def collect(self) -> Iterable[Family]:
+        for family in super().collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family
+
+
+_STATM = Path("/proc/self/statm")
+
+
+def _resident_bytes() -> float:
+    return float(int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))

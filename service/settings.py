@@ -1,0 +1,110 @@
+"""The service's settings: environment variables SERPENTINE_*, read once, validated, frozen, and passed in.
+
+A key that is misspelt fails at start with the list of those that exist, and so does a value out of its range.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "SERPENTINE_"
+BUNDLED_MODEL = Path(__file__).parent / "pretrained" / "affect-small"
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; its text has one line a fault and names the variables."""
+
+
+class Settings(BaseSettings):
+    """Every setting with its unit in its name; field `max_steps` is the variable SERPENTINE_MAX_STEPS.
+
+    `models` lists checkpoint folders, separated by commas; the first answers where a request names none.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: str = "127.0.0.1"
+    port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "pretty", "auto"] = Field("auto", description="auto is pretty on a terminal")
+
+    models: Annotated[tuple[Path, ...], NoDecode] = Field((BUNDLED_MODEL,), min_length=1)
+    backend: Literal["reference"] = "reference"
+    threads: int | None = Field(None, ge=1, description="of the model's arithmetic; None: one a core")
+
+    max_body_bytes: int = Field(64 * 2**20, ge=1024)
+    max_json_depth: int = Field(16, ge=4, le=512)
+    max_batch_lines: int = Field(1000, ge=1)
+    batch_concurrency: int = Field(8, ge=1, description="lines of one batch that are at work at a time")
+
+    max_media_seconds: float = Field(600.0, gt=0)
+    max_media_bytes: int = Field(256 * 2**20, ge=1024, description="of decoded media")
+    max_text_chars: int = Field(50_000, ge=1)
+    decode_timeout_s: float = Field(30.0, gt=0)
+    feature_threads: int = Field(2, ge=1)
+
+    max_steps: int = Field(
+        50_000, ge=1, description="of one clip on the clock, and of each modality as it comes"
+    )
+    slots: int = Field(64, ge=1, description="sequences that own state at a time")
+    chunk_steps: int = Field(512, ge=1, description="of one sequence in one batch")
+    step_budget: int = Field(4096, ge=1, description="steps of all sequences in one batch")
+    max_waiting: int = Field(256, ge=0, description="requests admitted beyond the slots")
+
+    default_deadline_ms: int = Field(60_000, ge=1)
+    max_deadline_ms: int = Field(600_000, ge=1)
+    drain_s: float = Field(30.0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_every_variable(cls, data: Any) -> Any:
+        known = {f"{PREFIX}{name.upper()}" for name in cls.model_fields}
+        came = {key for key in os.environ if key.upper().startswith(PREFIX)}
+        if unknown := sorted(key for key in came if key.upper() not in known):
+            raise ValueError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return data
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: Any) -> Any:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.default_deadline_ms > self.max_deadline_ms:
+            raise ValueError(
+                f"default_deadline_ms {self.default_deadline_ms} is over "
+                f"max_deadline_ms {self.max_deadline_ms}"
+            )
+        if self.chunk_steps > self.step_budget:
+            raise ValueError(f"chunk_steps {self.chunk_steps} is over step_budget {self.step_budget}")
+        return self
+
+
+def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
+    """Settings from the environment, with `given` fields (the command line's; None means not given) on top.
+
+    Raises SettingsError.
+    """
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    try:
+        return Settings(**chosen)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_fault(dict(fault)) for fault in error.errors())) from None
+
+
+def _fault(fault: Mapping[str, Any]) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:
+        return message
+    return f"{PREFIX}{str(fault['loc'][0]).upper()}: {message}, not {fault['input']!r}"
