@@ -1,0 +1,49 @@
+"""Index arithmetic of packed sequences, shared by the reference ops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+def sequence_of_row(offsets: Tensor) -> Tensor:
+    """Which sequence each packed row belongs to. offsets [b + 1] -> [t] int64."""
+    lengths = offsets[1:] - offsets[:-1]
+    return torch.repeat_interleave(torch.arange(lengths.shape[0], device=offsets.device), lengths)
+
+
+def rows_by_step(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """For step 0, 1, …: the sequences that have such a step, and the packed rows of it; both [active] int64."""
+    lengths = offsets[1:] - offsets[:-1]
+    longest = int(lengths.max()) if lengths.numel() else 0
+    for step in range(longest):
+        active = torch.nonzero(lengths > step).squeeze(1)
+        yield active, offsets[active] + step
+
+
+def padding_index(offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each packed row lies in a padded [b, longest] layout: its sequence and its step, both [t] int64."""
+    sequence = sequence_of_row(offsets)
+    step = torch.arange(sequence.shape[0], device=offsets.device) - offsets[sequence]
+    return sequence, step
+
+
+def check_shapes(op: str, **expected: tuple[Tensor, tuple[int, ...]]) -> None:
+    """Raise ValueError naming the first argument whose shape disagrees with what the contract expects."""
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{op}: {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+
+
+def check_packing(op: str, rows: int, state_rows: int, slots: Tensor, offsets: Tensor, fresh: Tensor) -> None:
+    """Raise ValueError where offsets, slots or fresh do not describe `rows` packed rows on distinct slots."""
+    count = slots.shape[0]
+    check_shapes(op, offsets=(offsets, (count + 1,)), fresh=(fresh, (count,)))
+    bounds = offsets.tolist()
+    if bounds[0] != 0 or bounds[-1] != rows or any(a > b for a, b in zip(bounds, bounds[1:], strict=False)):
+        raise ValueError(f"{op}: offsets must rise from 0 to {rows}, got {bounds}")
+    taken = slots.tolist()
+    if len(set(taken)) != count or any(not 0 <= slot < state_rows for slot in taken):
+        raise ValueError(f"{op}: slots must be distinct and in 0..{state_rows - 1}, got {taken}")
