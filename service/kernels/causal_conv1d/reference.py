@@ -52,7 +52,9 @@ def causal_conv1d(
     sequence = sequence_of_row(offsets)
     outputs = []
     for chain in range(m):
-        rows = torch.arange(t, device=x.device) if present is None else torch.nonzero(present[chain]).squeeze(1)
+        rows = (
+            torch.arange(t, device=x.device) if present is None else torch.nonzero(present[chain]).squeeze(1)
+        )
         y, latest = _one_chain(x[chain, rows], weight[chain], bias[chain], window[:, chain], sequence[rows])
         outputs.append(x.new_zeros(t, d).index_copy(0, rows, y.to(x.dtype)))
         if state is not None:

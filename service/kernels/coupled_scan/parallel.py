@@ -66,7 +66,9 @@ def _diagonal_kind(coupling: Tensor) -> str | None:
         return None
     if bool((coupling == coupling[0, 0]).all()):
         return "rank-one"
-    return "identity" if bool((coupling == torch.eye(coupling.shape[0], device=coupling.device)).all()) else None
+    return (
+        "identity" if bool((coupling == torch.eye(coupling.shape[0], device=coupling.device)).all()) else None
+    )
 
 
 def linear_recurrence(P: Tensor, U: Tensor) -> Tensor:

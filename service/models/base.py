@@ -1,0 +1,56 @@
+"""What the engine asks of a model: the shapes of its state, and one call for a chunk of steps on slots."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One tensor of a slot's state: the shape of a row, and the value that a sequence starts from."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    initial: float = 0.0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Packed steps of several sequences, each on its slot.
+
+    inputs  {modality: [t, dim]}; rows where the modality is absent are never read
+    present [m, t] bool, modalities in the order of the model's config
+    offsets [b + 1] int64    sequence i is the rows offsets[i]:offsets[i + 1]; empty sequences are legal
+    slots   [b] int64        distinct rows of the state
+    fresh   [b] bool         start from the initial state, whatever the slot holds
+    reads   [r] int64        rows at whose end the head is evaluated
+    """
+
+    inputs: Mapping[str, Tensor]
+    present: Tensor
+    offsets: Tensor
+    slots: Tensor
+    fresh: Tensor
+    reads: Tensor
+
+
+class RecurrentModel(Protocol):
+    """A model that runs in chunks from and into slots."""
+
+    def state_tensors(self) -> Mapping[str, StateTensor]:
+        """The state's tensors, by name. A pool holds each as [slots, *shape]."""
+
+    def run(self, chunk: Chunk, state: State) -> Tensor:
+        """Advance each sequence by its steps, mutating its rows of `state` -> [r, outputs], the head at `reads`."""
+
+
+def allocate(tensors: Mapping[str, StateTensor], slots: int) -> State:
+    """A pool of `slots` rows. What the rows hold is arbitrary (`fresh` clears, nothing else does): zeros here."""
+    return {name: torch.zeros(slots, *t.shape, dtype=t.dtype) for name, t in tensors.items()}
