@@ -50,9 +50,7 @@ class CoupledMamba(nn.Module):
         self.config = config
         self.dropout = dropout
         modalities, width = len(config.modalities), config.d_model
-        self.inputs = nn.ModuleDict(
-            {name: _Input(config, features) for name, features in config.modalities.items()}
-        )
+        self.inputs = nn.ModuleDict({name: _Input(config, features) for name, features in config.modalities.items()})
         self.layers = nn.ModuleList(_Layer(config, dropout) for _ in range(config.n_layers))
         self.norm_f = _StackedNorm(modalities, width)
         if config.dense:  # one mixing of the streams between each two layers, the same every time
@@ -97,10 +95,7 @@ class CoupledMamba(nn.Module):
         """Name the head's columns: [r, outputs] -> {output: [r, width]}, width 1 squeezed."""
         widths = self.config.outputs
         parts = outputs.split(list(widths.values()), dim=1)
-        return {
-            name: part.squeeze(1) if widths[name] == 1 else part
-            for name, part in zip(widths, parts, strict=True)
-        }
+        return {name: part.squeeze(1) if widths[name] == 1 else part for name, part in zip(widths, parts, strict=True)}
 
     def _forward(self, chunk: Chunk, state: State | None, chains: Tensor) -> Tensor:
         names = list(self.config.modalities)
@@ -111,9 +106,7 @@ class CoupledMamba(nn.Module):
             rows.append(self.inputs[names[chain]](values))
         e = torch.stack(rows)  # [m, t, d_model]
         for index, layer in enumerate(self.layers):
-            mixed = layer(
-                e, chunk, present, chains, self._coupling(index, chains), _layer_state(state, index)
-            )
+            mixed = layer(e, chunk, present, chains, self._coupling(index, chains), _layer_state(state, index))
             if self.config.dense:
                 e = e + self.norm_f(mixed, chains)
                 if index + 1 < len(self.layers):
@@ -147,9 +140,7 @@ class _Layer(nn.Module):
         self.config, self.dropout = config, dropout
         self.norm = _StackedNorm(m, config.d_model)
         self.in_proj = _StackedLinear(m, config.d_model, 2 * inner, bias=False)
-        self.conv_weight = nn.Parameter(
-            (torch.rand(m, config.d_conv, inner) * 2 - 1) / math.sqrt(config.d_conv)
-        )
+        self.conv_weight = nn.Parameter((torch.rand(m, config.d_conv, inner) * 2 - 1) / math.sqrt(config.d_conv))
         self.conv_bias = nn.Parameter(torch.zeros(m, inner))
         self.x_proj = _StackedLinear(m, inner, rank + 2 * n, bias=False)
         self.dt_proj = _StackedLinear(m, rank, inner)
@@ -194,9 +185,7 @@ class _Head(nn.Module):
     def __init__(self, config: CoupledMambaConfig) -> None:
         super().__init__()
         self.kinds, self.normalisation = config.pool, config.modality_weights
-        self.weights = nn.Parameter(
-            torch.full((len(config.modalities),), float(config.modality_weights == "ratio"))
-        )
+        self.weights = nn.Parameter(torch.full((len(config.modalities),), float(config.modality_weights == "ratio")))
         self.dense = nn.Linear(len(config.pool) * config.d_model, config.d_head)
         self.out_proj = nn.Linear(config.d_head, sum(config.outputs.values()))
 
@@ -265,9 +254,7 @@ class _StackedNorm(nn.Module):
 
     def forward(self, x: Tensor, chains: Tensor) -> Tensor:
         """x [m, t, d_model] of the modalities `chains` [m] -> the same shape."""
-        return (
-            F.layer_norm(x, x.shape[-1:], eps=EPS) * self.weight[chains][:, None] + self.bias[chains][:, None]
-        )
+        return F.layer_norm(x, x.shape[-1:], eps=EPS) * self.weight[chains][:, None] + self.bias[chains][:, None]
 
 
 def _layer_state(state: State | None, layer: int) -> State | None:

@@ -39,9 +39,7 @@ def pool(e: Tensor, present: Tensor, chunk: Chunk, state: State | None) -> Pooli
 
     here = present[..., None]
     # The state is the row before the first, so that a read of row r is row r + 1 of the running values.
-    running_max = (
-        torch.cat([maximum[:, None], pad(e.masked_fill(~here, -math.inf), -math.inf)], 1).cummax(1).values
-    )
+    running_max = torch.cat([maximum[:, None], pad(e.masked_fill(~here, -math.inf), -math.inf)], 1).cummax(1).values
     running_sum = torch.cat([total[:, None], pad(e.masked_fill(~here, 0.0), 0.0)], 1).cumsum(1)
     running_count = torch.cat([heard[:, None], pad(present.long(), 0)], 1).cumsum(1)
     if state is not None:

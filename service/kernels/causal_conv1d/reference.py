@@ -52,9 +52,7 @@ def causal_conv1d(
     sequence = sequence_of_row(offsets)
     outputs = []
     for chain in range(m):
-        rows = (
-            torch.arange(t, device=x.device) if present is None else torch.nonzero(present[chain]).squeeze(1)
-        )
+        rows = torch.arange(t, device=x.device) if present is None else torch.nonzero(present[chain]).squeeze(1)
         y, latest = _one_chain(x[chain, rows], weight[chain], bias[chain], window[:, chain], sequence[rows])
         outputs.append(x.new_zeros(t, d).index_copy(0, rows, y.to(x.dtype)))
         if state is not None:
@@ -62,9 +60,7 @@ def causal_conv1d(
     return torch.stack(outputs)
 
 
-def _one_chain(
-    x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, sequence: Tensor
-) -> tuple[Tensor, Tensor]:
+def _one_chain(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, sequence: Tensor) -> tuple[Tensor, Tensor]:
     """x [t, d] present inputs only, window [b, k-1, d], sequence [t] -> y [t, d], the windows' ends [b, k-1, d]."""
     count, kept, _ = window.shape
     lengths = torch.bincount(sequence, minlength=count)

@@ -66,9 +66,7 @@ def _diagonal_kind(coupling: Tensor) -> str | None:
         return None
     if bool((coupling == coupling[0, 0]).all()):
         return "rank-one"
-    return (
-        "identity" if bool((coupling == torch.eye(coupling.shape[0], device=coupling.device)).all()) else None
-    )
+    return "identity" if bool((coupling == torch.eye(coupling.shape[0], device=coupling.device)).all()) else None
 
 
 def linear_recurrence(P: Tensor, U: Tensor) -> Tensor:
@@ -81,9 +79,7 @@ def linear_recurrence(P: Tensor, U: Tensor) -> Tensor:
     return U
 
 
-def _log_depth(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, weights: Tensor, *, rank_one: bool
-) -> Tensor:
+def _log_depth(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, weights: Tensor, *, rank_one: bool) -> Tensor:
     decay = torch.exp(dt[:, :, :, None] * A)  # [l, b, m, n, d]
     drive = B[..., None] * (dt * x)[:, :, :, None]
     if rank_one:

@@ -79,9 +79,7 @@ def coupled_scan(
         here = present[:, rows].T  # [b, m]
         before = begun[active]
         begun[active] = before | here
-        decay = torch.where(
-            here[..., None, None], torch.exp(dt_[:, rows].transpose(0, 1)[:, :, None] * A_), 1.0
-        )
+        decay = torch.where(here[..., None, None], torch.exp(dt_[:, rows].transpose(0, 1)[:, :, None] * A_), 1.0)
         dtx = torch.where(here[..., None], (dt_[:, rows] * x_[:, rows]).transpose(0, 1), 0.0)
         weights = mixing_weights(G, before, before | here, renormalise)
         if rank_one:
