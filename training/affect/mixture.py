@@ -1,0 +1,173 @@
+"""What the model is shown: text, acted speech with action units, and pairs of both.
+
+No corpus here has text, voice and face of one speaker together. So that every subset of modalities works, clips are
+shown in parts, with steps missing, and sentences are paired with recordings. In a pair the words decide, as they do
+in MOSI: its targets are those of the sentence; where the sentence is a neutral one, those of the recording.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from service.features.types import Steps
+from training.affect.batches import Example, Vocabulary, shifted, thinned, without_span
+from training.affect.clips import LabelledClip
+
+
+@dataclass(frozen=True)
+class MixtureSettings:
+    """How examples are drawn. Shares are probabilities."""
+
+    text_batch: int = 64
+    clip_batch: int = 32
+    text_shares: Mapping[str, float] | None = None  # {corpus: share of the text batch}; None: by size
+    subsets: Mapping[str, float] | None = None  # {"audio+video": p, …} of those that a clip has; None: even
+    paired: float = 0.2  # share of the clips that get a sentence
+    word_drop: float = 0.1
+    outage: float = 0.3  # share of sequences with a span missing
+    thinning: float = 0.2  # share with random steps missing
+    noise: float = 0.1  # standard deviation of the noise on normalised audio and video
+    rates: Mapping[str, float] | None = None  # Hz of steps without times
+    altered: float = 0.7  # share of clips shown as an altered copy, where there are any
+
+
+class Mixture:
+    """Draws examples of labelled clips. A clip `id~k` is an altered copy of clip `id`."""
+
+    def __init__(
+        self,
+        clips: Sequence[LabelledClip],
+        vocabulary: Vocabulary,
+        settings: MixtureSettings,
+        spread: Mapping[str, np.ndarray],
+        seed: int,
+    ) -> None:
+        """spread: {modality: standard deviation [dim]}, the unit of the noise."""
+        self.rng = np.random.default_rng(seed)
+        self.vocabulary, self.settings, self.spread = vocabulary, settings, spread
+        self.text: dict[str, list[LabelledClip]] = defaultdict(list)
+        self.clips: list[LabelledClip] = []
+        self.copies: dict[str, list[LabelledClip]] = defaultdict(list)
+        self.junk: list[LabelledClip] = []
+        for clip in clips:
+            if set(clip.features) == {"text"}:
+                self.text[clip.corpus].append(clip)
+            elif "~" in clip.id:
+                self.copies[clip.id.split("~")[0]].append(clip)
+            elif clip.corpus == "junk":
+                self.junk.append(clip)
+            else:
+                self.clips.append(clip)
+        self.sayings: dict[int, list[LabelledClip]] = defaultdict(list)
+        for corpus in self.text.values():
+            for clip in corpus:
+                if clip.sentiment is not None and clip.label is not None and len(clip.features["text"].values) <= 25:
+                    self.sayings[vocabulary.labels.index(clip.label)].append(clip)
+        shares = settings.text_shares or {name: len(rows) for name, rows in self.text.items()}
+        self.corpora = [name for name in shares if self.text.get(name)]
+        weights = np.array([shares[name] for name in self.corpora], float)
+        self.shares = weights / weights.sum() if len(weights) else weights
+        self._queues: dict[str, list[int]] = defaultdict(list)
+
+    def _next(self, name: str, rows: Sequence[LabelledClip]) -> LabelledClip:
+        """Rows in random order, every one once before any comes again."""
+        if not self._queues[name]:
+            self._queues[name] = self.rng.permutation(len(rows)).tolist()
+        return rows[self._queues[name].pop()]
+
+    def batches(self, steps: int) -> Iterator[list[list[Example]]]:
+        """Each step's lists of examples: sentences, and clips of voice and face. Either may be missing."""
+        for _ in range(steps):
+            lists = []
+            if self.corpora:
+                drawn = self.rng.choice(len(self.corpora), self.settings.text_batch, p=self.shares)
+                lists.append([self.sentence(self.corpora[i]) for i in drawn])
+            if self.clips:
+                lists.append([self.clip() for _ in range(self.settings.clip_batch)])
+            yield lists
+
+    def sentence(self, corpus: str) -> Example:
+        """A sentence, some of its words missing."""
+        example = self.vocabulary.example(self._next(corpus, self.text[corpus]))
+        return replace(example, features={"text": self._words(example.features["text"])})
+
+    def _words(self, steps: Steps) -> Steps:
+        if self.rng.random() < 0.5:
+            # Words that go missing leave no gap here: that is how a transcript lacks them.
+            keep = self.rng.random(len(steps.values)) >= self.settings.word_drop
+            if keep.any() and steps.times is None:
+                return Steps(steps.values[keep])
+        return steps
+
+    def clip(self) -> Example:
+        """A clip in part: a subset of its modalities, altered, with steps missing, perhaps with a sentence."""
+        rng, settings = self.rng, self.settings
+        clip = self._next("clips", self.clips)
+        shown = clip
+        if self.copies.get(clip.id) and rng.random() < settings.altered:
+            copies = self.copies[clip.id]
+            shown = copies[int(rng.integers(len(copies)))]
+        example = self.vocabulary.example(clip)
+        features = {name: shown.features.get(name, steps) for name, steps in clip.features.items()}
+        features = {name: features[name] for name in self._subset(set(features))}
+        features = {name: self._disturbed(name, steps) for name, steps in features.items()}
+        if "text" not in features and self.sayings and rng.random() < settings.paired:
+            return self._paired(example, features)
+        return replace(example, features=features)
+
+    def _subset(self, has: set[str]) -> list[str]:
+        known = self.settings.subsets or {}
+        options = [s.split("+") for s in known if set(s.split("+")) <= has]
+        if not options:
+            keep = [name for name in sorted(has) if self.rng.random() < 0.7]
+            return keep or [sorted(has)[int(self.rng.integers(len(has)))]]
+        p = np.array([known["+".join(option)] for option in options])
+        return options[int(self.rng.choice(len(options), p=p / p.sum()))]
+
+    def _disturbed(self, name: str, steps: Steps) -> Steps:
+        rng, settings = self.rng, self.settings
+        if name == "text":
+            return self._words(steps)
+        values = steps.values
+        if settings.noise:
+            # One offset a sequence and modality: another microphone, another face; then noise a step.
+            size = settings.noise * self.spread[name]
+            values = values + size * rng.standard_normal(values.shape[1]).astype(np.float32)
+            values = values + 0.5 * size * rng.standard_normal(values.shape).astype(np.float32)
+        steps = Steps(values.astype(np.float32), steps.times)
+        if len(values) < 2:
+            return steps
+        hz = (settings.rates or {}).get(name, 1.0)
+        if rng.random() < settings.outage:
+            steps = without_span(steps, rng, hz)
+        if rng.random() < settings.thinning:
+            steps = thinned(steps, rng.uniform(0, 0.7), rng, hz) or steps
+        return steps
+
+    def _paired(self, example: Example, features: dict[str, Steps]) -> Example:
+        """A sentence with the recording: of its polarity, with a neutral one, or, rarely, against it."""
+        rng = self.rng
+        kinds = [label for label in self.sayings if self.sayings[label]]
+        kind = kinds[int(rng.integers(len(kinds)))]
+        neutral = self.vocabulary.labels.index("neutral") if "neutral" in self.vocabulary.labels else -9
+        if kind != neutral and example.label not in (kind, neutral) and rng.random() < 0.7:
+            kind = example.label if self.sayings.get(example.label) else kind
+        saying = self.sayings[kind][int(rng.integers(len(self.sayings[kind])))]
+        if self.junk and rng.random() < 0.15:
+            # A recording that says nothing of the speaker: a tone, noise, silence.
+            features = dict(self.junk[int(rng.integers(len(self.junk)))].features)
+            example = replace(example, label=neutral)
+        text = shifted(self._words(saying.features["text"]), float(rng.uniform(0, 0.5)), self._rate("text"))
+        said = self.vocabulary.example(saying)
+        if kind == neutral and example.label not in (neutral, kind):
+            return replace(example, features={**features, "text": text})
+        return replace(
+            said, features={**features, "text": text}, emotion=example.emotion if kind == example.label else -1
+        )
+
+    def _rate(self, name: str) -> float:
+        return (self.settings.rates or {}).get(name, 1.0)
