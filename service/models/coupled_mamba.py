@@ -94,7 +94,7 @@ class CoupledMamba(nn.Module):
     def split(self, outputs: Tensor) -> dict[str, Tensor]:
         """Name the head's columns: [r, outputs] -> {output: [r, width]}, width 1 squeezed."""
         widths = self.config.outputs
-        parts = outputs.split(list(widths.values()), dim=1)
+        parts = torch.split(outputs, list(widths.values()), dim=1)
         return {name: part.squeeze(1) if widths[name] == 1 else part for name, part in zip(widths, parts, strict=True)}
 
     def _forward(self, chunk: Chunk, state: State | None, chains: Tensor) -> Tensor:
@@ -115,7 +115,8 @@ class CoupledMamba(nn.Module):
                 e = e + mixed
         if not self.config.dense:
             e = self.norm_f(e, chains)
-        return self.head(pool(e, present, chunk, state), chains)
+        outputs: Tensor = self.head(pool(e, present, chunk, state), chains)
+        return outputs
 
     def _coupling(self, layer: int, chains: Tensor) -> Tensor:
         """G over the chains that run [m, m]."""
@@ -147,9 +148,9 @@ class _Layer(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1.0, n + 1).log()[None, :, None].repeat(m, 1, inner))
         self.D = nn.Parameter(torch.ones(m, inner))
         self.out_proj = _StackedLinear(m, inner, config.d_model, bias=False)
-        with torch.no_grad():  # softplus(bias) is log-uniform in [0.001, 0.1], as Mamba initialises it
-            dt = torch.exp(torch.rand(m, inner) * math.log(100.0) + math.log(0.001))
-            self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        # softplus(bias) is log-uniform in [0.001, 0.1], as Mamba initialises it.
+        dt = torch.exp(torch.rand(m, inner) * math.log(100.0) + math.log(0.001))
+        self.dt_proj.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
 
     def forward(
         self, e: Tensor, chunk: Chunk, present: Tensor, chains: Tensor, coupling: Tensor, state: State | None
@@ -157,24 +158,38 @@ class _Layer(nn.Module):
         """The mixer's output [m, t, d_model], before the residual."""
         config = self.config
         u, z = self.in_proj(self.norm(e, chains), chains).chunk(2, dim=2)
-        kept = {} if state is None else {"state": state["conv"], "slots": chunk.slots, "fresh": chunk.fresh}
-        conv_weight, conv_bias = self.conv_weight[chains], self.conv_bias[chains]
-        x = F.silu(causal_conv1d(u, conv_weight, conv_bias, offsets=chunk.offsets, present=present, **kept))
+        offsets, slots, fresh = chunk.offsets, chunk.slots, chunk.fresh
+        weight, bias = self.conv_weight[chains], self.conv_bias[chains]
+        window = None if state is None else state["conv"]
+        x = F.silu(
+            causal_conv1d(u, weight, bias, state=window, slots=slots, offsets=offsets, fresh=fresh, present=present)
+        )
         projected = self.x_proj(x, chains)
         rank, B, C = projected.split([config.dt_rank, config.d_state, config.d_state], dim=2)
         dt = F.softplus(self.dt_proj(rank, chains))
         A, D = -torch.exp(self.A_log[chains]), self.D[chains]
-        shared = {"present": present, "offsets": chunk.offsets, "renormalise": config.coupling != "sum"}
+        renormalise = config.coupling != "sum"
         if state is None:
-            y = coupled_scan_parallel(x, dt, A, B, C, D, coupling, **shared)
+            y = coupled_scan_parallel(
+                x, dt, A, B, C, D, coupling, offsets=offsets, present=present, renormalise=renormalise
+            )
         else:
-            kept = {
-                "state": state["ssm"],
-                "started": state["started"],
-                "slots": chunk.slots,
-                "fresh": chunk.fresh,
-            }
-            y = coupled_scan(x, dt, A, B, C, D, coupling, **shared, **kept)
+            y = coupled_scan(
+                x,
+                dt,
+                A,
+                B,
+                C,
+                D,
+                coupling,
+                state=state["ssm"],
+                started=state["started"],
+                slots=slots,
+                offsets=offsets,
+                fresh=fresh,
+                present=present,
+                renormalise=renormalise,
+            )
         out = self.out_proj(y * F.silu(z), chains)
         return F.dropout(out, self.dropout, self.training)
 

@@ -55,7 +55,9 @@ def coupled_scan_parallel(
     if depth == "log" or (depth == "auto" and x.is_cuda and kind):
         y = _log_depth(pad(x), active_dt, A, pad(B), pad(C), weights, rank_one=kind == "rank-one")
     else:
-        y = _TimeLoop.apply(pad(x), active_dt, A, pad(B), pad(C), weights, kind == "rank-one")
+        y = _TimeLoop.apply(  # type: ignore[no-untyped-call]
+            pad(x), active_dt, A, pad(B), pad(C), weights, kind == "rank-one"
+        )
     packed = y[step, sequence].transpose(0, 1) + D[:, None] * x
     return torch.where(present[..., None], packed, 0.0)
 

@@ -1,0 +1,158 @@
+"""One thread that owns every model's scheduler and state, and interleaves their batches.
+
+    submit -> inbox -> schedule -> run -> deliver -> (again | retire)
+
+Requests and results cross by queue and future. An exception in a batch answers that batch; the thread lives on.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import torch
+
+from service.engine.request import Batch, Request, Result
+from service.engine.runner import Runner
+from service.engine.scheduler import Scheduler
+from service.errors import EngineDown
+from service.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+DOWN = "the engine has stopped; the process must be restarted"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one model's queue and batches: slots, chunk_steps, step_budget as in `Scheduler`."""
+
+    slots: int
+    chunk_steps: int
+    step_budget: int
+
+
+class Lane:
+    """One model in the engine: its scheduler and its runner, told apart in the metrics by `name`."""
+
+    def __init__(self, name: str, runner: Runner, limits: Limits, metrics: Metrics) -> None:
+        self.name, self.runner, self.metrics = name, runner, metrics
+        self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired)
+        metrics.state_slots.labels(name, "total").set(limits.slots)
+        self.observe()
+
+    def step(self) -> bool:
+        """One turn: choose, run, deliver. -> whether there was anything to run."""
+        batch = self.scheduler.schedule()
+        if batch is None:
+            self.observe()
+            return False
+        self.observe()
+        begun = time.monotonic()
+        try:
+            outputs = self.runner.run(batch)
+        except Exception as error:
+            logger.exception(
+                "batch failed", extra={"model": self.name, "requests": [w.request.id for w in batch.works]}
+            )
+            self.scheduler.fail(batch, error)
+            self.observe()
+            return True
+        self._observe_batch(batch, time.monotonic() - begun)
+        for request in self.scheduler.deliver(batch, outputs):
+            logger.error("output is not finite", extra={"model": self.name, "requests": [request.id]})
+            self.metrics.nonfinite_outputs_total.labels("inference").inc()
+        self.observe()
+        return True
+
+    def observe(self) -> None:
+        """Set the gauges of the queue and the slots."""
+        self.metrics.requests_running.labels(self.name).set(self.scheduler.running)
+        self.metrics.requests_waiting.labels(self.name).set(self.scheduler.waiting)
+        self.metrics.state_slots.labels(self.name, "used").set(self.scheduler.running)
+
+    def _observe_batch(self, batch: Batch, seconds: float) -> None:
+        phase = "step" if all(work.stop - work.start == 1 for work in batch.works) else "prefill"
+        self.metrics.inference_duration_seconds.labels(self.name, phase).observe(seconds)
+        self.metrics.batch_size.labels(self.name, phase).observe(len(batch.works))
+        self.metrics.batch_steps.labels(self.name, phase).observe(batch.steps)
+
+    def _retired(self, request: Request, outcome: str) -> None:
+        if request.started_s is not None:
+            self.metrics.queue_duration_seconds.labels(self.name).observe(request.started_s - request.submitted_s)
+        if outcome == "cancelled":
+            self.metrics.cancellations_total.labels("queue" if request.started_s is None else "inference").inc()
+
+
+class Engine:
+    """Runs the lanes' requests on one thread of its own. `submit` may be called from any thread."""
+
+    def __init__(self, lanes: Sequence[Lane], *, threads: int | None = None) -> None:
+        """threads: of the model's arithmetic; None leaves PyTorch's default."""
+        self._lanes: Mapping[str, Lane] = {lane.name: lane for lane in lanes}
+        self._threads = threads
+        self._inbox: queue.SimpleQueue[tuple[Lane, Sequence[Request]] | None] = queue.SimpleQueue()
+        self._stopping = False
+        self._lock = threading.Lock()
+        self._alive = True
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread takes work."""
+        return self._alive
+
+    def submit(self, lane: str, requests: Sequence[Request]) -> list[Future[Result]]:
+        """Queue requests side by side. Raises EngineDown."""
+        with self._lock:  # against a thread that dies between the check and the put
+            if not self._alive:
+                raise EngineDown(DOWN)
+            self._inbox.put((self._lanes[lane], requests))
+        return [request.future for request in requests]
+
+    def stop(self) -> None:
+        """End the thread after its running batch; whatever is left is answered with EngineDown."""
+        self._stopping = True
+        self._inbox.put(None)
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            if self._threads is not None:
+                torch.set_num_threads(self._threads)
+            busy = False
+            while not self._stopping:
+                self._receive(wait=not busy)
+                busy = sum(lane.step() for lane in self._lanes.values()) > 0  # every lane has its turn
+        except BaseException:
+            logger.critical("the engine thread died", exc_info=True)
+        finally:
+            with self._lock:
+                self._alive = False
+            self._receive(wait=False)
+            for lane in self._lanes.values():
+                lane.scheduler.fail_all(EngineDown(DOWN))
+                lane.observe()
+
+    def _receive(self, *, wait: bool) -> None:
+        """Move what lies in the inbox to the schedulers; with `wait`, sleep until something comes."""
+        while True:
+            try:
+                message = self._inbox.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            if message is not None:
+                lane, requests = message
+                for request in requests:
+                    lane.scheduler.add(request)

@@ -1,0 +1,163 @@
+"""What a sentiment model answers about one clip, and how raw outputs become that answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features.types import Clip
+from service.models.checkpoint import CheckpointConfig
+
+NEUTRAL_BAND = 1 / 12  # of the scale's width, to each side: what a model without a label output calls neutral
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """timeline: sentiment after every step. attribution: leave-one-out difference of each modality."""
+
+    timeline: bool = False
+    attribution: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Where the sentiment lies with probability `coverage`, by split conformal prediction."""
+
+    low: float
+    high: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class ModalityReading:
+    """steps: at which the modality had input. contribution: sentiment with it less sentiment without it, or None."""
+
+    steps: int
+    contribution: float | None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer. Sentiment on `scale`; times in seconds (steps, for an aligned clock); durations in milliseconds."""
+
+    model: str
+    sentiment: float
+    scale: tuple[float, float]
+    label: str
+    interval: Interval | None
+    confidence: float | None
+    abstained: bool
+    probabilities: dict[str, float] | None
+    emotions: dict[str, float] | None
+    modalities: dict[str, ModalityReading | None]
+    notes: dict[str, str]
+    timeline: list[tuple[float, float]] | None
+    steps: int
+    queue_ms: float
+    features_ms: float
+    inference_ms: float
+
+
+def without(clip: Clip, names: Sequence[str], modality: str) -> Clip | None:
+    """The clip as if `modality` had not been sent, or None where nothing is left. `names` order `present`'s rows."""
+    present = clip.present.copy()
+    present[list(names).index(modality)] = False
+    kept = present.any(axis=0)
+    if not kept.any():
+        return None
+    values = {name: rows[kept] for name, rows in clip.values.items()}
+    return Clip(values, present[:, kept], clip.times[kept])
+
+
+def read_outputs(config: CheckpointConfig, outputs: NDArray[np.float32]) -> dict[str, NDArray[np.float64]]:
+    """Name the columns of the head's outputs [reads, outputs]: {output: [reads, width]}."""
+    widths = config.model.outputs
+    parts = np.split(outputs.astype(np.float64), np.cumsum(list(widths.values()))[:-1], axis=1)
+    return dict(zip(widths, parts, strict=True))
+
+
+def predict_from(
+    config: CheckpointConfig,
+    clip: Clip,
+    outputs: NDArray[np.float32],
+    without_outputs: Mapping[str, NDArray[np.float32]],
+    *,
+    timeline: bool,
+    queue_ms: float,
+    features_ms: float,
+    inference_ms: float,
+) -> Prediction:
+    """Compose the answer from the head's outputs [reads, outputs] on the clip and on it less each modality."""
+    read = read_outputs(config, outputs)
+    low, high = config.scale
+    sentiments = read["sentiment"][:, 0].clip(low, high)
+    sentiment = float(sentiments[-1])
+    probabilities = _probabilities(config, read)
+    label, confidence = _label(config, sentiment, probabilities)
+    names = list(config.model.modalities)
+    readings: dict[str, ModalityReading | None] = {}
+    for row, name in enumerate(names):
+        steps = int(clip.present[row].sum())
+        contribution = None
+        if name in without_outputs:
+            left_out = read_outputs(config, without_outputs[name])["sentiment"][-1, 0].clip(low, high)
+            contribution = sentiment - float(left_out)
+        readings[name] = ModalityReading(steps, contribution, clip.notes.get(name)) if steps else None
+    emotion = read.get("emotion")
+    return Prediction(
+        model=config.name,
+        sentiment=sentiment,
+        scale=config.scale,
+        label=label,
+        interval=_interval(config, sentiment, [name for name, reading in readings.items() if reading]),
+        confidence=confidence,
+        abstained=confidence is not None and confidence < config.calibration.abstain_below,
+        probabilities=probabilities,
+        emotions=None if emotion is None else _named(config.emotions, _softmax(emotion[-1])),
+        modalities=readings,
+        notes=dict(clip.notes),
+        timeline=list(zip(clip.times.tolist(), sentiments.tolist(), strict=True)) if timeline else None,
+        steps=clip.steps,
+        queue_ms=queue_ms,
+        features_ms=features_ms,
+        inference_ms=inference_ms,
+    )
+
+
+def _probabilities(config: CheckpointConfig, read: Mapping[str, NDArray[np.float64]]) -> dict[str, float] | None:
+    if "label" not in read:
+        return None
+    return _named(config.labels, _softmax(read["label"][-1] / config.calibration.temperature))
+
+
+def _label(
+    config: CheckpointConfig, sentiment: float, probabilities: Mapping[str, float] | None
+) -> tuple[str, float | None]:
+    if probabilities is not None:
+        label = max(probabilities, key=lambda name: probabilities[name])
+        return label, probabilities[label]
+    low, high = config.scale
+    offset, band = sentiment - (low + high) / 2, NEUTRAL_BAND * (high - low)
+    return config.labels[0 if offset < -band else 2 if offset > band else 1], None
+
+
+def _interval(config: CheckpointConfig, sentiment: float, modalities: Sequence[str]) -> Interval | None:
+    bounds = config.calibration.intervals.get("+".join(sorted(modalities)))
+    if bounds is None:
+        return None
+    low, high = config.scale
+    return Interval(max(low, sentiment + bounds[0]), min(high, sentiment + bounds[1]), config.calibration.coverage)
+
+
+def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    exponentials: NDArray[np.float64] = np.exp(logits - logits.max())
+    total: float = exponentials.sum()
+    return exponentials / total
+
+
+def _named(names: Sequence[str], values: NDArray[np.float64]) -> dict[str, float]:
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
