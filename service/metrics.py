@@ -1,7 +1,7 @@
 """The Prometheus families of the service, on a registry of their own.
 
-Each attribute is a family, named without the prefix `serpentine_`. The HTTP edge feeds `request_duration_seconds`
-and `rejections_total` (answered with a 4xx or a 503); the runtime and the engine feed the rest.
+Each attribute is a family, named without the prefix `serpentine_`. The HTTP edge feeds `request_duration_seconds`,
+`rejections_total` (answered with a 4xx or a 503) and `failures_total` (500, 504); the runtime and the engine the rest.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Metrics:
     """Counters, gauges and histograms of one service.
 
     Labels: `phase` of a batch is prefill, decode or step; `phase` of a cancellation is where it struck (queue,
-    features, inference); `direction` is in or out; `state` is used or total; `kind` of the host's memory is weights,
-    state_pool or rss.
+    features, inference); `direction` is input or output; `state` is used or total; `kind` of the host's memory is
+    weights, state_pool or rss.
     """
 
     def __init__(self) -> None:
@@ -66,11 +66,9 @@ class Metrics:
         self.state_slots = gauge("state_slots", "Rows of the state pool.", ("model", "state"))
         self.rejections_total = counter("rejections_total", "Requests refused, by error code.", ("reason",))
         self.cancellations_total = counter(
-            "cancellations_total", "Requests given up by their client.", ("phase",)
+            "cancellations_total", "Requests ended early: client gone, or out of time.", ("phase",)
         )
-        self.failures_total = counter(
-            "failures_total", "Requests accepted and not answered, by code.", ("reason",)
-        )
+        self.failures_total = counter("failures_total", "Requests accepted and not answered, by code.", ("reason",))
         self.nonfinite_outputs_total = counter(
             "nonfinite_outputs_total", "Outputs of a model that were not finite.", ("phase",)
         )

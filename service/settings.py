@@ -30,36 +30,36 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535, description="0 takes a free port")
+    port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free port")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "pretty", "auto"] = Field("auto", description="auto is pretty on a terminal")
+    log_format: Literal["json", "pretty", "auto"] = Field(default="auto", description="auto is pretty on a terminal")
 
-    models: Annotated[tuple[Path, ...], NoDecode] = Field((BUNDLED_MODEL,), min_length=1)
+    models: Annotated[tuple[Path, ...], NoDecode] = Field(default=(BUNDLED_MODEL,), min_length=1)
     backend: Literal["reference"] = "reference"
-    threads: int | None = Field(None, ge=1, description="of the model's arithmetic; None: one a core")
+    threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; None: one a core")
 
-    max_body_bytes: int = Field(64 * 2**20, ge=1024)
-    max_json_depth: int = Field(16, ge=4, le=512)
-    max_batch_lines: int = Field(1000, ge=1)
-    batch_concurrency: int = Field(8, ge=1, description="lines of one batch that are at work at a time")
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
+    max_json_depth: int = Field(default=16, ge=4, le=512)
+    max_batch_lines: int = Field(default=1000, ge=1)
+    batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
 
-    max_media_seconds: float = Field(600.0, gt=0)
-    max_media_bytes: int = Field(256 * 2**20, ge=1024, description="of decoded media")
-    max_text_chars: int = Field(50_000, ge=1)
-    decode_timeout_s: float = Field(30.0, gt=0)
-    feature_threads: int = Field(2, ge=1)
+    max_media_seconds: float = Field(default=600.0, gt=0)
+    max_media_bytes: int = Field(default=256 * 2**20, ge=1024, description="of decoded media")
+    max_text_chars: int = Field(default=50_000, ge=1)
+    decode_timeout_s: float = Field(default=30.0, gt=0)
+    feature_threads: int = Field(default=2, ge=1)
 
     max_steps: int = Field(
-        50_000, ge=1, description="of one clip on the clock, and of each modality as it comes"
+        default=50_000, ge=1, description="of one clip on the clock, and of each modality as it comes"
     )
-    slots: int = Field(64, ge=1, description="sequences that own state at a time")
-    chunk_steps: int = Field(512, ge=1, description="of one sequence in one batch")
-    step_budget: int = Field(4096, ge=1, description="steps of all sequences in one batch")
-    max_waiting: int = Field(256, ge=0, description="requests admitted beyond the slots")
+    slots: int = Field(default=64, ge=1, description="sequences that own state at a time")
+    chunk_steps: int = Field(default=512, ge=1, description="of one sequence in one batch")
+    step_budget: int = Field(default=4096, ge=1, description="steps of all sequences in one batch")
+    max_waiting: int = Field(default=256, ge=0, description="requests admitted beyond the slots")
 
-    default_deadline_ms: int = Field(60_000, ge=1)
-    max_deadline_ms: int = Field(600_000, ge=1)
-    drain_s: float = Field(30.0, ge=0)
+    default_deadline_ms: int = Field(default=60_000, ge=1)
+    max_deadline_ms: int = Field(default=600_000, ge=1)
+    drain_s: float = Field(default=30.0, ge=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -73,18 +73,13 @@ class Settings(BaseSettings):
     @field_validator("models", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
-        return (
-            tuple(part.strip() for part in value.split(",") if part.strip())
-            if isinstance(value, str)
-            else value
-        )
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.default_deadline_ms > self.max_deadline_ms:
             raise ValueError(
-                f"default_deadline_ms {self.default_deadline_ms} is over "
-                f"max_deadline_ms {self.max_deadline_ms}"
+                f"default_deadline_ms {self.default_deadline_ms} is over max_deadline_ms {self.max_deadline_ms}"
             )
         if self.chunk_steps > self.step_budget:
             raise ValueError(f"chunk_steps {self.chunk_steps} is over step_budget {self.step_budget}")

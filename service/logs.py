@@ -1,0 +1,73 @@
+"""Structured logs: one JSON object a line, or a readable line on a terminal, each with the request it belongs to.
+
+A record's own data travels as `extra={...}`; the id of the request comes from a context variable that the HTTP edge
+sets, so that every log call beneath it is tagged.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import orjson
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def configure_logging(level: str, kind: str, stream: TextIO | None = None) -> None:
+    """Send all logs of the process, uvicorn's too, to `stream` (stderr) as `kind`: json, pretty or auto.
+
+    `auto` is pretty on a terminal and JSON elsewhere. Replaces the root logger's handlers.
+    """
+    stream = stream or sys.stderr
+    pretty = kind == "pretty" or (kind == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(PrettyFormatter() if pretty else JsonFormatter())
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and stop are announced by ours
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object: time (UTC), level, logger, message, request_id, the record's own data, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= _fields(record)
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class PrettyFormatter(logging.Formatter):
+    """`12:00:00 info  service.access: message key=value …` and a traceback below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line, plus a traceback."""
+        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        text = f"{clock} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        text += "".join(f" {key}={value}" for key, value in _fields(record).items())
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """The record's own data, and the request it belongs to."""
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    if (current := request_id.get()) is not None:
+        fields.setdefault("request_id", current)
+    return fields
