@@ -1,0 +1,51 @@
+"""The ASGI application: routes on a running runtime."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from service.api.context import Edge, Gate
+from service.api.health import health_router
+from service.api.metrics import metrics_router
+from service.api.middleware import RequestMiddleware
+from service.api.models import models_router
+from service.api.openapi import install_openapi
+from service.api.predict import predict_router
+from service.api.problems import install_problems
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+
+def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
+    """The service over `runtime`, which the application closes when it shuts down.
+
+    `gate` counts the requests in flight, and refuses new work once whoever passed it sets it to draining.
+    """
+    edge = Edge(runtime, gate or Gate())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        yield
+        await to_thread.run_sync(runtime.close, runtime.settings.drain_s)
+
+    app = FastAPI(
+        title="Serpentine",
+        version=version("serpentine"),
+        description="Sentiment of text, audio and video with multimodal state-space models.",
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for make_router in (predict_router, models_router, health_router, metrics_router):
+        app.include_router(make_router(edge))
+    install_problems(app, runtime.metrics)
+    install_openapi(app)
+    app.add_middleware(RequestMiddleware, edge=edge)
+    return app

@@ -1,0 +1,172 @@
+"""From a request's bytes to plain values: bounded reading, JSON, forms, safetensors. No route's meaning is here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from safetensors import SafetensorError, deserialize
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from service.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
+
+MAX_FORM_PARTS = 8
+MAX_HEADER_BYTES = 64 * 1024  # of a safetensors header: a handful of tensors and options
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear, whatever the bytes
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_DEPTH = np.zeros(256, np.int8)
+_DEPTH[list(b"[{")], _DEPTH[list(b"]}")] = 1, -1
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+
+
+def media_type(request: Request, *allowed: str) -> str:
+    """The request's content type without parameters, one of `allowed`. Raises UnsupportedMedia."""
+    given, *parameters = request.headers.get("content-type", "").split(";")
+    kind = given.strip().lower()
+    expected = ", ".join(allowed)
+    if kind not in allowed:
+        came = f"Content-Type {kind[:100]!r}" if kind else "no Content-Type"
+        raise UnsupportedMedia(f"{came} came; one of these is expected: {expected}")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedMedia(f"Content-Encoding {encoding[:100]!r}; bodies are read uncompressed")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset" and value.strip().strip('"').lower() not in ("utf-8", "utf8", "us-ascii"):
+            raise UnsupportedMedia(f"charset {value.strip()[:100]!r}; text is read as utf-8")
+    return kind
+
+
+async def read_chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    """The body as it comes. Raises TooLarge as soon as it is known to be over, ClientDisconnect."""
+    declared = request.headers.get("content-length", "")
+    too_large = TooLarge(f"the body is over the limit of {max_bytes} bytes")
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise too_large
+    total = 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total > max_bytes:
+            raise too_large
+        yield chunk
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises TooLarge, ClientDisconnect."""
+    return b"".join([chunk async for chunk in read_chunks(request, max_bytes)])
+
+
+def parse_json(body: bytes, max_depth: int, what: str = "the body") -> Any:
+    """Strict JSON (RFC 8259: no NaN, no Infinity). Raises BadRequest; what nests too deep is refused unbuilt."""
+    if (depth := json_depth(body)) > max_depth:
+        raise BadRequest(f"{what} is nested {depth} deep, at most {max_depth} is read")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"{what} is not JSON: {error.msg} at byte {error.pos}") from None
+
+
+def json_depth(body: bytes) -> int:
+    """How deep brackets nest outside strings; at least the true depth where the text is not JSON."""
+    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    depth = deepest = 0
+    for start in range(0, len(brackets), 2**20):  # in blocks, so that the sums take little memory
+        sums = np.cumsum(
+            _DEPTH[np.frombuffer(brackets, np.uint8, min(2**20, len(brackets) - start), start)], dtype=np.int32
+        )
+        deepest = max(deepest, depth + int(sums.max()))
+        depth += int(sums[-1])
+    return deepest
+
+
+async def read_form(request: Request, max_bytes: int, texts: tuple[str, ...], files: tuple[str, ...]) -> dict[str, Any]:
+    """A multipart form's parts by name: str for `texts`, bytes for `files`; each at most once, none other.
+
+    Raises BadRequest, InvalidInput, TooLarge, ClientDisconnect.
+    """
+    parser = _FormParser(
+        request.headers,
+        read_chunks(request, max_bytes),
+        max_files=MAX_FORM_PARTS,
+        max_fields=MAX_FORM_PARTS,
+        max_part_size=max_bytes,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise BadRequest(f"the form is unreadable: {error.message}") from None
+    parts: dict[str, Any] = {}
+    try:
+        if not parser.ended:  # the parser would drop the last part in silence
+            raise BadRequest("the form ends before its closing boundary")
+        for name, part in form.multi_items():
+            if name not in texts + files:
+                raise InvalidInput.at((name,), "unknown field")
+            if name in parts:
+                raise InvalidInput.at((name,), "came twice")
+            if isinstance(part, UploadFile):
+                content = await part.read()
+                parts[name] = content if name in files else _utf8(content, name)
+            elif name in files:
+                raise InvalidInput.at((name,), "a file is expected: a part with a filename")
+            else:
+                parts[name] = part
+    finally:
+        await form.close()
+    return parts
+
+
+class _FormParser(MultiPartParser):
+    """Also tells whether the closing boundary came."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        self.ended = True
+
+
+def _utf8(content: bytes, name: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidInput.at((name,), f"not utf-8 at byte {error.start}") from None
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A safetensors body: floating tensors in their shapes (bf16 widened to float32), and the metadata."""
+
+    tensors: dict[str, NDArray[Any]]
+    metadata: dict[str, str]
+
+
+def parse_safetensors(body: bytes) -> Tensors:
+    """Raises BadRequest where the format is broken, InvalidInput where a tensor is not of floats."""
+    header_bytes = int.from_bytes(body[:8], "little")
+    if header_bytes > min(MAX_HEADER_BYTES, len(body) - 8):
+        raise BadRequest(
+            f"the safetensors header claims {header_bytes} bytes; {max(0, len(body) - 8)} follow its length, "
+            f"and at most {MAX_HEADER_BYTES} are read"
+        )
+    try:
+        entries = deserialize(body)  # type: ignore[no-untyped-call]
+        metadata = orjson.loads(body[8 : 8 + header_bytes]).get("__metadata__") or {}
+    except (SafetensorError, orjson.JSONDecodeError) as error:
+        raise BadRequest(f"the body is not safetensors: {error}") from None
+    return Tensors({name: _array(name, entry) for name, entry in entries}, metadata)
+
+
+def _array(name: str, entry: dict[str, Any]) -> NDArray[Any]:
+    kind, shape, data = entry["dtype"], entry["shape"], entry["data"]
+    if kind == "BF16":  # the upper half of a float32
+        return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    if kind not in _FLOATS:
+        raise InvalidInput.at((name,), f"dtype {kind} came; F32, F16 or BF16 is expected")
+    return np.frombuffer(data, _FLOATS[kind]).reshape(shape)

@@ -1,0 +1,91 @@
+"""What the routes share: the runtime, the gate that closes on shutdown, threads for heavy bodies; and who asks."""
+
+from __future__ import annotations
+
+import base64
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+from starlette.types import Scope
+
+from service.errors import Draining, InvalidInput
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+T = TypeVar("T")
+
+SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SCOPE_KEY = "serpentine.caller"
+
+
+@dataclass
+class Gate:
+    """Counts requests in flight and closes for new work when the service shuts down."""
+
+    running: int = 0
+    draining: bool = False
+
+    def admit(self) -> None:
+        """Raises Draining once the service shuts down."""
+        if self.draining:
+            raise Draining("the service is shutting down; send the request to another replica", retry_after_s=1)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Passed to every router.
+
+    `threads` bounds the big bodies that are read or written at a time, and with it the memory that they take.
+    """
+
+    runtime: Runtime
+    gate: Gate = field(default_factory=Gate)
+    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+
+    async def offload(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
+        """`function(*args)`, on a thread where its body is big, so that the event loop never waits for it."""
+        if size_bytes <= SMALL_BYTES:
+            return function(*args)
+        return await to_thread.run_sync(lambda: function(*args), limiter=self.threads)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A request's identity: its id, and the monotonic second at which it arrived."""
+
+    id: str
+    arrived: float
+
+    @classmethod
+    def enter(cls, scope: Scope) -> Caller:
+        """Name the request that has just arrived: by the client's X-Request-Id if that is sane, or anew."""
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        caller = cls(given if _SANE_ID.fullmatch(given) else make_id(scope["path"]), time.monotonic())
+        scope[_SCOPE_KEY] = caller
+        return caller
+
+    @classmethod
+    def of(cls, request: Request) -> Caller:
+        """Who sent this request."""
+        caller: Caller = request.scope[_SCOPE_KEY]
+        return caller
+
+
+def make_id(path: str) -> str:
+    """A new id for a request to `path`: a prefix by resource and 128 random bits in 26 base-32 characters."""
+    prefix = "pred" if path.startswith("/predict") else "req"
+    return f"{prefix}_{base64.b32encode(secrets.token_bytes(16)).decode().rstrip('=').lower()}"
+
+
+async def no_query(request: Request) -> None:
+    """A dependency of every router: no route takes query parameters, and what is unknown is an error."""
+    for name in request.query_params:
+        raise InvalidInput.at(("query", name), "unknown parameter; this route takes none")

@@ -1,0 +1,148 @@
+"""What /openapi.json says of the routes: bodies in their encodings with examples that work, every status."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from service.api import schemas
+from service.api.problems import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from service.served import ServedModel
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+SAFETENSORS = "application/vnd.safetensors"
+JSON_LINES = ("application/jsonl", "application/x-ndjson")
+
+_REF = "#/components/schemas/{model}"
+_COMPONENTS = (
+    schemas.PredictBody,
+    schemas.PredictForm,
+    schemas.PredictionOut,
+    schemas.Problem,
+    schemas.ModelCard,
+    schemas.ModelList,
+    schemas.Health,
+)
+_BINARY = {"type": "string", "format": "binary"}
+_REFUSALS = (400, 404, 413, 415, 422, 503, 504)
+_REQUEST_ID = {"X-Request-Id": {"description": "The client's, or a new one.", "schema": {"type": "string"}}}
+_HEADERS = [
+    {
+        "name": "X-Deadline-Ms",
+        "in": "header",
+        "description": "Milliseconds from arrival within which an answer is of use; 504 after them.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "Names the request in the answer and in the logs: 1 to 128 of A-Z a-z 0-9 . _ -",
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+]
+
+
+def examples(model: ServedModel) -> dict[str, dict[str, Any]]:
+    """Requests by name that `model` answers as they stand."""
+    dims = model.config.model.modalities
+    features = model.config.features
+    aligned = features["clock"]["kind"] == "aligned"
+    names = list(dims) if aligned else [min(dims, key=lambda name: dims[name])]
+    steps = {name: [[0.5] * dims[name]] * 2 for name in names}
+    found: dict[str, dict[str, Any]] = {}
+    if features["modalities"].get("text", {}).get("recipe"):
+        segments = [{"t": 0.0, "text": "I was so worried."}, {"t": 1.5, "text": "But it went wonderfully well!"}]
+        found["sentence"] = {"media": {"text": "What a wonderful day, I could not be happier."}}
+        found["segments"] = {"media": {"text": segments}, "timeline": True}
+        if "text" not in steps:
+            found["text and features"] = {"media": {"text": segments}, "features": steps, "attribution": True}
+    found["features"] = {"features": steps, "timeline": True, "attribution": True}
+    return found
+
+
+def predict_docs(model: ServedModel) -> dict[str, Any]:
+    """OpenAPI of POST /predict."""
+    samples = {name: {"value": value} for name, value in examples(model).items()}
+    body = {"schema": _ref(schemas.PredictBody), "examples": samples}
+    form: dict[str, Any] = {
+        "schema": _ref(schemas.PredictForm),
+        "encoding": {
+            "options": {"contentType": JSON},
+            "audio": {"contentType": "*/*"},
+            "video": {"contentType": "*/*"},
+        },
+    }
+    tensors = {
+        "schema": _BINARY
+        | {
+            "description": "Tensors text, audio, video [steps][dim] of F32, F16 or BF16, and timestamps.text and so on "
+            "[steps] of seconds; options are strings in the metadata."
+        }
+    }
+    return _docs(
+        {JSON: {"schema": _ref(schemas.PredictionOut)}},
+        _REFUSALS,
+        {JSON: body, FORM: form, SAFETENSORS: tensors},
+    )
+
+
+def batch_docs(model: ServedModel) -> dict[str, Any]:
+    """OpenAPI of POST /predict/batch."""
+    lines = "\n".join(orjson.dumps(value).decode() for value in examples(model).values())
+    content = {kind: {"schema": {"type": "string"}, "examples": {"lines": {"value": lines}}} for kind in JSON_LINES}
+    answer = {kind: {"schema": {"type": "string"}} for kind in JSON_LINES}
+    return _docs(answer, (413, 415, 422, 503, 504), content)
+
+
+def json_docs(answer: type[BaseModel], *refusals: int) -> dict[str, Any]:
+    """OpenAPI of a GET that answers JSON."""
+    return _docs({JSON: {"schema": _ref(answer)}}, (*refusals, 422))
+
+
+def metrics_docs() -> dict[str, Any]:
+    """OpenAPI of GET /metrics."""
+    text = {"schema": {"type": "string"}}
+    return _docs({"text/plain": text, "application/openmetrics-text": text}, (422,))
+
+
+def install_openapi(app: FastAPI) -> None:
+    """Make `app.openapi()` include the schemas that the routes refer to."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _, definitions = models_json_schema([(model, "validation") for model in _COMPONENTS], ref_template=_REF)
+            document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _docs(answer: dict[str, Any], refusals: tuple[int, ...], content: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Keyword arguments of a route."""
+    responses: dict[int | str, Any] = {200: {"description": "OK", "content": answer, "headers": _REQUEST_ID}}
+    for status in (*refusals, 500):
+        responses[status] = {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
+            "headers": _REQUEST_ID,
+        }
+    extra: dict[str, Any] = {}
+    if content is not None:
+        extra = {"parameters": _HEADERS, "requestBody": {"required": True, "content": content}}
+    return {"responses": responses, "response_class": Response, "openapi_extra": extra}
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF.format(model=model.__name__)}

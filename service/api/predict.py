@@ -1,0 +1,154 @@
+"""POST /predict and /predict/batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import orjson
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from service.api.bodies import media_type, read_body, read_form
+from service.api.context import Caller, Edge, no_query
+from service.api.openapi import FORM, JSON, JSON_LINES, SAFETENSORS, batch_docs, predict_docs
+from service.api.predict_request import PredictRequest, from_form, from_json, from_safetensors
+from service.api.problems import count, problem, unexpected
+from service.api.schemas import prediction_body
+from service.api.waiting import field_deadline_ms, header_deadline_ms, result, unless_gone, until
+from service.engine.prediction import Prediction, PredictOptions
+from service.errors import DeadlineExceeded, InvalidInput, ServiceError, TooLarge
+from service.logs import request_id
+
+log = logging.getLogger(__name__)
+
+POINT_BYTES = 64  # of a timeline in JSON, about
+
+
+def predict_router(edge: Edge) -> APIRouter:
+    """The routes of sentiment of whole clips."""
+    router = APIRouter(dependencies=[Depends(no_query)], tags=["sentiment"])
+    model = edge.runtime.model(None)
+
+    @router.post("/predict", **predict_docs(model))
+    async def predict(request: Request) -> Response:
+        """Sentiment of one clip of text, audio and video: any subset of them, as raw media or as features."""
+        edge.gate.admit()
+        caller = Caller.of(request)
+        budget_ms = header_deadline_ms(request, edge.runtime.settings)
+        call = await until(_last_moment(edge, caller, budget_ms), _read(edge, request))
+        deadline = _deadline(edge, caller.arrived, call, budget_ms)
+        answer = await unless_gone(request, _answer(edge, call, deadline, caller.id))
+        return Response(answer, media_type=JSON)
+
+    @router.post("/predict/batch", **batch_docs(model))
+    async def predict_batch(request: Request) -> Response:
+        """Sentiment of many clips: JSON Lines in, JSON Lines out in the same order, a result or a problem a line.
+
+        A line is what `/predict` reads as JSON, and is answered under the id `<request id>.<line number>`. The header
+        X-Deadline-Ms bounds the whole batch from its arrival; a line's `deadline_ms` runs from when its turn comes.
+        """
+        edge.gate.admit()
+        caller = Caller.of(request)
+        budget_ms = header_deadline_ms(request, edge.runtime.settings)
+        kind = media_type(request, *JSON_LINES)
+        end = _last_moment(edge, caller, budget_ms)
+        body = await until(end, read_body(request, edge.runtime.settings.max_body_bytes))
+        lines = await edge.offload(len(body), _split, body, edge.runtime.settings.max_batch_lines)
+        batch = _Batch(edge, caller, end if budget_ms else None)
+        return StreamingResponse(batch.answers(lines), media_type=kind)
+
+    return router
+
+
+def _last_moment(edge: Edge, caller: Caller, budget_ms: int | None) -> float:
+    """The latest second at which a request may be answered, as far as its header tells."""
+    return caller.arrived + (budget_ms or edge.runtime.settings.max_deadline_ms) / 1000
+
+
+def _deadline(edge: Edge, start: float, call: PredictRequest, budget_ms: int | None) -> float:
+    """The smaller of the header's and the field's deadline, or the default one, from `start`."""
+    settings = edge.runtime.settings
+    given = [ms for ms in (budget_ms, field_deadline_ms(call.options.deadline_ms, settings)) if ms is not None]
+    return start + min(given, default=settings.default_deadline_ms) / 1000
+
+
+async def _read(edge: Edge, request: Request) -> PredictRequest:
+    settings = edge.runtime.settings
+    kind = media_type(request, JSON, FORM, SAFETENSORS)
+    if kind == FORM:
+        parts = await read_form(request, settings.max_body_bytes, ("text", "options"), ("audio", "video"))
+        return from_form(parts, settings)
+    body = await read_body(request, settings.max_body_bytes)
+    return await edge.offload(len(body), from_json if kind == JSON else from_safetensors, body, settings)
+
+
+async def _answer(edge: Edge, call: PredictRequest, deadline: float, call_id: str) -> bytes:
+    """Submit and wait -> the JSON of the prediction. Where the waiting ends early, the engine's work is cancelled."""
+    if time.monotonic() >= deadline:
+        raise DeadlineExceeded("the deadline passed while the request was read")
+    model = edge.runtime.model(call.options.model)
+    options = PredictOptions(timeline=call.options.timeline, attribution=call.options.attribution)
+    future = edge.runtime.submit(model, call.media, call.features, options, deadline=deadline, request_id=call_id)
+    prediction = await until(deadline, result(future))
+    return await edge.offload(POINT_BYTES * len(prediction.timeline or ()), _json, prediction, call_id)
+
+
+def _json(prediction: Prediction, call_id: str) -> bytes:
+    return orjson.dumps(prediction_body(prediction, call_id))
+
+
+def _split(body: bytes, max_lines: int) -> list[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1."""
+    if body.count(b"\n") > 2 * max_lines:  # cheaply, before a list of them is made
+        raise TooLarge(f"more than {max_lines} lines")
+    lines = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
+    if not lines:
+        raise InvalidInput("no lines came; each line is a JSON object as POST /predict reads it")
+    if len(lines) > max_lines:
+        raise TooLarge(f"{len(lines)} lines came, at most {max_lines} are read; send several batches")
+    return lines
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """`end` is the second by which the whole batch must be answered, if any."""
+
+    edge: Edge
+    caller: Caller
+    end: float | None
+
+    async def answers(self, lines: list[tuple[int, bytes]]) -> AsyncGenerator[bytes, None]:
+        """Lines of answers in order, with a bounded window of lines at work."""
+        window: deque[asyncio.Task[bytes]] = deque()
+        try:
+            for number, line in lines:
+                window.append(asyncio.create_task(self._line(number, line)))
+                if len(window) >= self.edge.runtime.settings.batch_concurrency:
+                    yield await window.popleft()
+            while window:
+                yield await window.popleft()
+        finally:
+            for task in window:
+                task.cancel()
+
+    async def _line(self, number: int, line: bytes) -> bytes:
+        call_id = f"{self.caller.id}.{number}"
+        request_id.set(call_id)
+        start = time.monotonic()
+        try:
+            call = await self.edge.offload(len(line), from_json, line, self.edge.runtime.settings)
+            deadline = _deadline(self.edge, start, call, None)
+            answer = await _answer(self.edge, call, min(deadline, self.end or deadline), call_id)
+        except Exception as error:
+            if not isinstance(error, ServiceError):
+                log.exception("unexpected error")
+                error = unexpected()
+            count(self.edge.runtime.metrics, error)
+            answer = orjson.dumps(problem(error, call_id))
+        return answer + b"\n"

@@ -1,0 +1,116 @@
+"""Every error as application/problem+json (RFC 9457), with the request's id."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.api.context import Caller
+from service.errors import FieldError, Internal, InvalidInput, NotFound, ServiceError
+from service.metrics import Metrics
+
+MEDIA_TYPE = "application/problem+json"
+CLIENT_GONE = 499  # nginx's status for a client that closed; it is seen by logs and metrics only
+
+
+def problem(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """The body of an error."""
+    body = _body(error.status, error.code, error.title, error.detail, request_id)
+    if error.errors:
+        body["errors"] = [{"loc": list(fault.loc), "msg": fault.msg} for fault in error.errors]
+    return body
+
+
+def problem_response(error: ServiceError, request_id: str) -> Response:
+    """The error as a response; Retry-After in whole seconds where the error says when."""
+    headers = {}
+    if error.retry_after_s is not None or error.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    return _response(error.status, problem(error, request_id), headers)
+
+
+def unexpected() -> Internal:
+    """What a client hears of a fault of ours: nothing of what happened, the log has that."""
+    return Internal("an internal error; the service's log has it under this request's id")
+
+
+def invalid(error: ValidationError | RequestValidationError, root: tuple[str, ...] = ()) -> InvalidInput:
+    """pydantic's faults as ours; `root` is where the validated value stood in the request."""
+    faults = tuple(FieldError((*root, *fault["loc"]), _message(fault)) for fault in error.errors())
+    first = faults[0]
+    where = ".".join(str(part) for part in first.loc) or "the body"
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return InvalidInput(f"{where}: {first.msg}{more}", errors=faults)
+
+
+def count(metrics: Metrics, error: ServiceError) -> None:
+    """Feed the counters with a request that was refused (4xx, 503) or failed (500, 504)."""
+    refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR or error.status == HTTPStatus.SERVICE_UNAVAILABLE
+    (metrics.rejections_total if refused else metrics.failures_total).labels(reason=error.code).inc()
+
+
+def install_problems(app: FastAPI, metrics: Metrics) -> None:
+    """Answer every kind of expected error of `app` as a problem; the middleware does the unexpected ones."""
+
+    async def service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        count(metrics, error)
+        return problem_response(error, Caller.of(request).id)
+
+    async def validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return await service_error(request, invalid(error))
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return await service_error(request, NotFound(f"no such path: {request.url.path}"))
+        status = HTTPStatus(error.status_code)
+        code = status.name.lower()
+        detail = error.detail
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.method} is not allowed here"
+        metrics.rejections_total.labels(reason=code).inc()
+        body = _body(status, code, status.phrase, detail, Caller.of(request).id)
+        return _response(status, body, error.headers or {})
+
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    app.add_exception_handler(ServiceError, service_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(ClientDisconnect, gone)
+
+
+def _message(fault: Mapping[str, Any]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown field"
+    if fault["type"] == "model_type":
+        return "an object is expected"
+    return str(fault["msg"]).removeprefix("Value error, ")
+
+
+def _body(status: int, code: str, title: str, detail: str, request_id: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:serpentine:problem:{code}",
+        "title": title,
+        "status": int(status),
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+
+
+def _response(status: int, body: dict[str, Any], headers: Mapping[str, str]) -> Response:
+    return Response(orjson.dumps(body), status_code=status, headers=dict(headers), media_type=MEDIA_TYPE)

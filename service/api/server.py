@@ -1,0 +1,70 @@
+"""uvicorn around the application, with a shutdown that drains."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from service.api.app import create_app
+from service.api.context import Gate
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+LAST_WORDS_S = 5  # for answers on their way out when the drain is over
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address and not yet listening: a busy port shows before models load. Raises OSError."""
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+class Server(uvicorn.Server):
+    """On SIGTERM or SIGINT: not ready at once and no new work, what runs goes on for `drain_s`, then the end, exit 0.
+
+    A second signal ends the drain. `announce` is called once the socket listens.
+    """
+
+    def __init__(self, runtime: Runtime, announce: Callable[[], None]) -> None:
+        self.runtime, self.announce = runtime, announce
+        self.gate = Gate()
+        self.drained_by: float | None = None
+        config = uvicorn.Config(
+            create_app(runtime, self.gate),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=LAST_WORDS_S,
+        )
+        super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        self.announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal: begin to drain; a second one: stop draining. It is not raised again at the end, as uvicorn's is."""
+        self.drained_by = time.monotonic() + (0 if self.gate.draining else self.runtime.settings.drain_s)
+        self.gate.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second -> whether to end. New connections are taken, and told, until the drain is over."""
+        if self.drained_by is not None and (self.gate.running == 0 or time.monotonic() >= self.drained_by):
+            await asyncio.to_thread(self.runtime.close, 0)  # whatever still runs is answered
+            return True
+        return await super().on_tick(counter)

@@ -1,0 +1,78 @@
+"""Waiting for an answer: until it comes, its deadline passes, or its client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from service.errors import DeadlineExceeded, InvalidInput
+from service.settings import Settings
+
+T = TypeVar("T")
+
+
+def header_deadline_ms(request: Request, settings: Settings) -> int | None:
+    """X-Deadline-Ms, checked. Raises InvalidInput."""
+    value = request.headers.get("x-deadline-ms")
+    if value is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", value) or int(value) == 0:
+        raise InvalidInput.at(("header", "X-Deadline-Ms"), "a positive whole number of milliseconds is expected")
+    return _allowed(int(value), ("header", "X-Deadline-Ms"), settings)
+
+
+def field_deadline_ms(value: int | None, settings: Settings) -> int | None:
+    """The field `deadline_ms`, checked. Raises InvalidInput."""
+    return None if value is None else _allowed(value, ("deadline_ms",), settings)
+
+
+def _allowed(value: int, loc: tuple[str, ...], settings: Settings) -> int:
+    if value > settings.max_deadline_ms:
+        raise InvalidInput.at(loc, f"{value} ms is over the limit of {settings.max_deadline_ms} ms")
+    return value
+
+
+async def until(deadline: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises DeadlineExceeded at `deadline`, a time.monotonic() second; `work` is cancelled."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout_at(loop.time() + deadline - time.monotonic()) as limit:
+            return await work
+    except TimeoutError:
+        if limit.expired():
+            raise DeadlineExceeded("the deadline passed before the answer was ready") from None
+        raise
+
+
+async def result(future: Future[T]) -> T:
+    """The result of an engine's future; where the waiting is cancelled, so is the future."""
+    return await asyncio.wrap_future(future)
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. Raises ClientDisconnect, and cancels `work`, when the client closes the connection.
+
+    The request's body must have been read.
+    """
+    answer = asyncio.create_task(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+        raise ClientDisconnect
+    finally:
+        gone.cancel()
+        answer.cancel()
+        await asyncio.wait({answer, gone})
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,217 @@
+"""The command `serpentine`: serve | predict | models | convert.
+
+Exit status: 0 done, 1 the input was refused or the work failed, 2 the command could not start. Answers go to stdout,
+all else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from service.api.context import make_id
+from service.api.openapi import examples
+from service.api.schemas import prediction_body
+from service.api.server import Server, bind
+from service.engine.prediction import Prediction, PredictOptions
+from service.errors import ServiceError
+from service.features.types import Media, TextSegment
+from service.logs import configure_logging
+from service.metrics import Metrics
+from service.models.convert import SOURCES, convert
+from service.runtime import Runtime
+from service.served import ServedModel
+from service.settings import Settings, SettingsError, load_settings
+
+
+class StartError(Exception):
+    """The command cannot begin; its text says why in a line."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line -> its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except ServiceError as error:
+        return _complain(error.detail, 1)
+    except (StartError, SettingsError) as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"serpentine: {message}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="serpentine", description="Serves multimodal state-space models.")
+    parser.add_argument("--version", action="version", version=version("serpentine"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=text, description=text, epilog="Further settings: environment variables SERPENTINE_*."
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    def model_option(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--model", metavar="DIR", action="append", type=Path, help="checkpoint folder; may be repeated"
+        )
+
+    serve = command("serve", _serve, "Serve models over HTTP.")
+    model_option(serve)
+    serve.add_argument("--host", help="address to listen on (127.0.0.1)")
+    serve.add_argument("--port", help="port to listen on (8080); 0 takes a free one")
+    serve.add_argument("--threads", help="threads of the model's arithmetic")
+    serve.add_argument("--log-level", help="debug, info, warning or error")
+    serve.add_argument("--log-format", help="json, pretty or auto")
+
+    predict = command("predict", _predict, "Sentiment of one clip, without a server.")
+    model_option(predict)
+    predict.add_argument("--text", help="the transcript")
+    predict.add_argument("--audio", metavar="FILE", type=Path, help="an audio file")
+    predict.add_argument("--video", metavar="FILE", type=Path, help="a video file or an OpenFace CSV")
+    predict.add_argument("--timeline", action="store_true", help="also the running sentiment")
+    predict.add_argument("--attribution", action="store_true", help="also each modality's contribution")
+    predict.add_argument("--json", action="store_true", help="print what POST /predict answers")
+
+    models = command("models", _models, "Show the models that would be served.")
+    model_option(models)
+    models.add_argument("--json", action="store_true", help="print the model cards")
+
+    converter = command("convert", _convert, "Make a checkpoint folder of another code's checkpoint.")
+    converter.add_argument("--from", dest="source", required=True, choices=SOURCES, help="whose checkpoint it is")
+    converter.add_argument("file", metavar="FILE", type=Path)
+    converter.add_argument("out", metavar="OUT", type=Path)
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    given = {name: getattr(arguments, name, None) for name in ("host", "port", "threads", "log_level", "log_format")}
+    return load_settings({**given, "models": tuple(arguments.model) if arguments.model else None})
+
+
+def _started(settings: Settings) -> Runtime:
+    try:
+        return Runtime.start(settings, Metrics())
+    except (ValueError, OSError, ImportError) as error:  # a bad folder, a missing file, an extra that is not installed
+        raise StartError(str(error)) from error
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    configure_logging(settings.log_level, settings.log_format)
+    logging.captureWarnings(True)
+    try:
+        listener = bind(settings.host, settings.port)
+    except OSError as error:
+        raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
+    with listener:
+        runtime = _started(settings)
+        host, port = listener.getsockname()[:2]
+        Server(runtime, lambda: print(_banner(runtime, host, port), flush=True)).run(sockets=[listener])
+    return 0
+
+
+def _banner(runtime: Runtime, host: str, port: int) -> str:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    example = orjson.dumps(next(iter(examples(runtime.model(None)).values()))).decode()
+    return (
+        f"Serpentine listens on {url} and serves {', '.join(runtime.models)}. Try:\n"
+        f"  curl -s {url}/predict -H 'Content-Type: application/json' -d {shlex.quote(example)}"
+    )
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    configure_logging("warning", settings.log_format)
+    text = None if arguments.text is None else (TextSegment(arguments.text),)
+    media = Media(text, _content(arguments.audio), _content(arguments.video))
+    if media == Media():
+        raise StartError("nothing to predict; give at least one of --text, --audio, --video")
+    runtime = _started(settings)
+    try:
+        options = PredictOptions(timeline=arguments.timeline, attribution=arguments.attribution)
+        call_id = make_id("/predict")
+        prediction = runtime.submit(runtime.model(None), media, {}, options, deadline=None, request_id=call_id).result()
+    finally:
+        runtime.close(0)
+    print(orjson.dumps(prediction_body(prediction, call_id)).decode() if arguments.json else describe(prediction))
+    return 0
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise StartError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def describe(prediction: Prediction) -> str:
+    """A prediction for people, a fact a line."""
+    low, high = prediction.scale
+    confidence = "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
+    abstained = " (too low to say: abstained)" if prediction.abstained else ""
+    lines = [f"{prediction.label}: {prediction.sentiment:+.2f} on {low:g} to {high:g}{confidence}{abstained}"]
+    if (interval := prediction.interval) is not None:
+        lines.append(f"{interval.coverage:.0%} interval: {interval.low:+.2f} to {interval.high:+.2f}")
+    for name, values in (("labels", prediction.probabilities), ("emotions", prediction.emotions)):
+        if values:
+            ranked = sorted(values.items(), key=lambda item: -item[1])
+            lines.append(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in ranked))
+    for name, reading in prediction.modalities.items():
+        note = f" ({prediction.notes[name]})" if name in prediction.notes else ""
+        gave = "" if reading is None or reading.contribution is None else f", contribution {reading.contribution:+.2f}"
+        lines.append(f"{name}: " + ("absent" if reading is None else f"{reading.steps} steps{gave}") + note)
+    lines += [f"  {t:8.2f} s  {value:+.2f}" for t, value in prediction.timeline or ()]
+    return "\n".join(lines)
+
+
+def _models(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    configure_logging("warning", settings.log_format)
+    try:
+        cards = [ServedModel.load(folder, settings, Metrics()).card for folder in settings.models]
+    except (ValueError, OSError, ImportError) as error:
+        raise StartError(str(error)) from error
+    if arguments.json:
+        print(orjson.dumps(cards, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    for card in cards:
+        print(_line(card))
+    return 0
+
+
+def _line(card: dict[str, Any]) -> str:
+    read = ", ".join(
+        f"{name} [{modality['dim']}] {modality.get('recipe') or 'features only'}"
+        for name, modality in card["recipe"]["modalities"].items()
+    )
+    return (
+        f"{card['name']} {card['version']}  {card['architecture']}, {card['parameters']:,} parameters\n"
+        f"  reads {read}\n  licence: {card.get('licence', 'not stated')}"
+    )
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    try:
+        config = convert(arguments.source, arguments.file, arguments.out)
+    except (ValueError, OSError) as error:
+        raise StartError(str(error)) from None
+    print(f"{arguments.out} reads {dict(config.model.modalities)}; serve it: serpentine serve --model {arguments.out}")
+    return 0
