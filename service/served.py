@@ -33,14 +33,13 @@ class ServedModel:
         """Read a checkpoint folder and allocate its state. Raises ValueError saying what is wrong with the folder."""
         checkpoint = load_checkpoint(folder)
         config = checkpoint.config
-        names = tuple(config.model.modalities)
         limits = media_limits(settings)
         try:
             spec = FeatureSpec.from_json(config.features)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
         extractor = Extractor(spec, folder, dict(config.model.modalities), limits)
-        runner = Runner(checkpoint.model, names, settings.slots)
+        runner = Runner(checkpoint.model, config.model.modalities, settings.slots)
         lane = Lane(config.name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
         weight_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.state_dict().values())
         return cls(config.name, config, extractor, lane, weight_bytes, _card(checkpoint, settings, runner.state_bytes))

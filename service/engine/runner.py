@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,10 +17,10 @@ from service.models.base import Chunk, RecurrentModel, allocate
 class Runner:
     """A model and the pool of its state: a row a slot, and one scratch row more for padding.
 
-    Payloads are clips, their modalities in the order `modalities`.
+    Payloads are clips; `modalities` gives the width of each, in the order of the model's config.
     """
 
-    def __init__(self, model: RecurrentModel, modalities: tuple[str, ...], slots: int) -> None:
+    def __init__(self, model: RecurrentModel, modalities: Mapping[str, int], slots: int) -> None:
         self.model, self.modalities = model, modalities
         self.state = allocate(model.state_tensors(), slots + 1)
 
@@ -33,10 +35,10 @@ class Runner:
         ends = np.cumsum(lengths)
         reads = [_reads(work, int(end)) for work, end in zip(batch.works, ends, strict=True)]
         chunk = Chunk(
-            inputs={
-                m: self._packed([_clip(w).values[m][w.start : w.stop] for w in batch.works]) for m in self.modalities
-            },
-            present=self._packed([_clip(work).present[:, work.start : work.stop] for work in batch.works], axis=1),
+            inputs={name: self._packed_values(batch, name, dim) for name, dim in self.modalities.items()},
+            present=torch.from_numpy(
+                np.concatenate([_clip(work).present[:, work.start : work.stop] for work in batch.works], axis=1)
+            ),
             offsets=torch.from_numpy(np.concatenate([[0], ends])),
             slots=torch.tensor([work.slot for work in batch.works]),
             fresh=torch.tensor([work.fresh for work in batch.works]),
@@ -46,8 +48,14 @@ class Runner:
         return np.split(outputs, np.cumsum([len(rows) for rows in reads])[:-1])
 
     @staticmethod
-    def _packed(parts: list[NDArray[np.generic]], axis: int = 0) -> Tensor:
-        return torch.from_numpy(np.concatenate(parts, axis=axis))
+    def _packed_values(batch: Batch, modality: str, dim: int) -> Tensor:
+        """One modality's rows of a batch [t, dim]; a clip that lacks the modality has rows that are never read."""
+        parts = []
+        for work in batch.works:
+            values = _clip(work).values.get(modality)
+            rows = np.zeros((work.stop - work.start, dim), np.float32)
+            parts.append(rows if values is None else values[work.start : work.stop])
+        return torch.from_numpy(np.concatenate(parts))
 
 
 def _clip(work: Work) -> Clip:
