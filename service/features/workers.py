@@ -1,0 +1,49 @@
+"""The threads that decode and extract, so that neither the event loop nor the engine waits for it.
+
+Threads, not processes: openSMILE, FFmpeg and PyTorch let go of the interpreter while they work.
+
+A native library that crashes takes the process with it; keeping strangers' files in a process of their own is a
+matter of deployment (a container that is restarted), not of this pool.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from service.errors import Draining, Overloaded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FeatureWorkers:
+    """A pool that refuses, at once, what it has no room for."""
+
+    def __init__(self, threads: int, max_waiting: int) -> None:
+        """threads work at a time; up to max_waiting more calls wait."""
+        if threads < 1 or max_waiting < 0:
+            raise ValueError(f"threads must be at least 1 and max_waiting at least 0, got {threads} and {max_waiting}")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="features")
+        self._room = threading.Semaphore(threads + max_waiting)
+
+    def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run fn in a worker. Cancelling the future before it starts gives its place back.
+
+        Raises Overloaded when all threads are busy and the queue is full, Draining after close.
+        """
+        if not self._room.acquire(blocking=False):
+            raise Overloaded("the feature workers are all busy and their queue is full", retry_after_s=1.0)
+        try:
+            future = self._pool.submit(fn, *args, **kwargs)
+        except RuntimeError as error:
+            self._room.release()
+            raise Draining("the feature workers are closed") from error
+        future.add_done_callback(lambda _: self._room.release())
+        return future
+
+    def close(self) -> None:
+        """Refuse new calls, cancel those that wait, and return when those that run are done."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
