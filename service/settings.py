@@ -44,14 +44,12 @@ class Settings(BaseSettings):
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
 
     max_media_seconds: float = Field(default=600.0, gt=0)
-    max_media_bytes: int = Field(default=256 * 2**20, ge=1024, description="of decoded media")
-    max_text_chars: int = Field(default=50_000, ge=1)
+    max_media_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one file as it comes")
+    max_text_chars: int = Field(default=100_000, ge=1)
     decode_timeout_s: float = Field(default=30.0, gt=0)
     feature_threads: int = Field(default=2, ge=1)
 
-    max_steps: int = Field(
-        default=50_000, ge=1, description="of one clip on the clock, and of each modality as it comes"
-    )
+    max_steps: int = Field(default=32_768, ge=1, description="of one clip on the model's clock")
     slots: int = Field(default=64, ge=1, description="sequences that own state at a time")
     chunk_steps: int = Field(default=512, ge=1, description="of one sequence in one batch")
     step_budget: int = Field(default=4096, ge=1, description="steps of all sequences in one batch")

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidInput, TooLarge
+from service.errors import InvalidInput
 
 Loc = tuple[str | int, ...]
 _NUMBERS = ({int}, {float}, {int, float})  # bool is a type of its own here, unlike for isinstance
 
 
-def rows(value: Any, loc: Loc, max_steps: int) -> NDArray[np.float32]:
-    """A JSON list of lists of numbers as [steps, dim] float32. Raises InvalidInput, TooLarge."""
+def rows(value: Any, loc: Loc) -> NDArray[np.float32]:
+    """A JSON list of lists of numbers as [steps, dim] float32. Raises InvalidInput."""
     if type(value) is not list or any(type(row) is not list for row in value):
         raise InvalidInput.at(loc, "a list of steps is expected, each a list of numbers: [[…], …]")
-    _bounded(len(value), loc, max_steps)
+    _some(len(value), loc)
     width = len(value[0])
     if width == 0:
         raise InvalidInput.at((*loc, 0), "an empty step; a number for each dimension is expected")
@@ -34,42 +34,35 @@ def rows(value: Any, loc: Loc, max_steps: int) -> NDArray[np.float32]:
     return _finite(flat.reshape(len(value), width), loc)
 
 
-def times(value: Any, loc: Loc, steps: int) -> NDArray[np.float64]:
-    """A JSON list of seconds as [steps] float64, one a step. Raises InvalidInput."""
+def times(value: Any, loc: Loc) -> NDArray[np.float64]:
+    """A JSON list of seconds as [steps] float64; the clock judges them. Raises InvalidInput."""
     if type(value) is not list or (value and set(map(type, value)) not in _NUMBERS):
         raise InvalidInput.at(loc, "a list of numbers is expected, one a step: [seconds, …]")
-    return tensor_times(np.array(value, np.float64), loc, steps)
+    return np.array(value, np.float64)
 
 
-def tensor_rows(tensor: NDArray[Any], loc: Loc, max_steps: int) -> NDArray[np.float32]:
-    """A floating tensor as [steps, dim] float32. Raises InvalidInput, TooLarge."""
+def tensor_rows(tensor: NDArray[Any], loc: Loc) -> NDArray[np.float32]:
+    """A floating tensor as [steps, dim] float32. Raises InvalidInput."""
     if tensor.dtype == np.float64:
         raise InvalidInput.at(loc, "dtype F64 came; F32, F16 or BF16 is expected")
     if tensor.ndim != 2:
         raise InvalidInput.at(loc, f"shape {_shape(tensor)} came, [steps][dim] is expected")
-    _bounded(tensor.shape[0], loc, max_steps)
+    _some(tensor.shape[0], loc)
     if tensor.shape[1] == 0:
         raise InvalidInput.at(loc, f"shape {_shape(tensor)} came; a step needs a number for each dimension")
     return _finite(tensor, loc)
 
 
-def tensor_times(tensor: NDArray[Any], loc: Loc, steps: int) -> NDArray[np.float64]:
-    """A floating tensor as [steps] float64 seconds. Raises InvalidInput."""
-    if tensor.shape != (steps,):
-        raise InvalidInput.at(loc, f"shape {_shape(tensor)} came, [{steps}] is expected: one a step")
-    seconds = tensor.astype(np.float64)
-    if not np.isfinite(seconds).all():
-        raise InvalidInput.at((*loc, int(np.flatnonzero(~np.isfinite(seconds))[0])), "not finite")
-    if (seconds < 0).any():
-        raise InvalidInput.at((*loc, int(np.flatnonzero(seconds < 0)[0])), "before the clip's start, 0")
-    return seconds
+def tensor_times(tensor: NDArray[Any], loc: Loc) -> NDArray[np.float64]:
+    """A floating tensor as [steps] float64 seconds; the clock judges them. Raises InvalidInput."""
+    if tensor.ndim != 1:
+        raise InvalidInput.at(loc, f"shape {_shape(tensor)} came, [steps] is expected")
+    return tensor.astype(np.float64)
 
 
-def _bounded(steps: int, loc: Loc, max_steps: int) -> None:
+def _some(steps: int, loc: Loc) -> None:
     if steps == 0:
         raise InvalidInput.at(loc, "no steps; leave the modality out where it has none")
-    if steps > max_steps:
-        raise TooLarge.at(loc, f"{steps} steps came, at most {max_steps} are read")
 
 
 def _finite(values: NDArray[Any], loc: Loc) -> NDArray[np.float32]:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from service.api.arrays import rows, tensor_rows, tensor_times, times
-from service.api.bodies import Tensors, parse_json, parse_safetensors
+from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
+from service.api.bodies import parse_json, parse_safetensors
 from service.api.problems import invalid
-from service.api.schemas import Features, MediaFields, Options, PredictBody, Timestamps
-from service.errors import FieldError, InvalidInput, ServiceError
+from service.api.schemas import MediaFields, Options, PredictBody
+from service.errors import FieldError, InvalidInput
 from service.features.types import MODALITIES, Media, Steps, TextSegment
-from service.settings import Settings
 
+_STAMPS = "timestamps."
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -40,21 +42,22 @@ class PredictRequest:
             raise InvalidInput(message, errors=(FieldError(("features",), message), FieldError(("media",), message)))
 
 
-def from_json(body: bytes, settings: Settings) -> PredictRequest:
-    """Read `application/json`. Raises BadRequest, InvalidInput, TooLarge."""
-    document = parse_json(body, settings.max_json_depth)
+def from_json(body: bytes, max_depth: int) -> PredictRequest:
+    """Read `application/json`. Raises BadRequest, InvalidInput."""
+    document = parse_json(body, max_depth)
     try:
         request = PredictBody.model_validate(document)
     except ValidationError as error:
         raise invalid(error) from None
-    return PredictRequest(_media(request.media), _features(request, settings.max_steps), request)
+    features = _features(dict(request.features or ()), dict(request.timestamps or ()), rows, times)
+    return PredictRequest(_media(request.media), features, request)
 
 
-def from_form(parts: Mapping[str, Any], settings: Settings) -> PredictRequest:
+def from_form(parts: Mapping[str, Any], max_depth: int) -> PredictRequest:
     """Read `multipart/form-data`, given its parts: text and options str, audio and video bytes."""
     options = Options()
     if "options" in parts:
-        document = parse_json(parts["options"].encode(), settings.max_json_depth, "options")
+        document = parse_json(parts["options"].encode(), max_depth, "options")
         try:
             options = Options.model_validate(document)
         except ValidationError as error:
@@ -63,14 +66,19 @@ def from_form(parts: Mapping[str, Any], settings: Settings) -> PredictRequest:
     return PredictRequest(Media(text, parts.get("audio"), parts.get("video")), {}, options)
 
 
-def from_safetensors(body: bytes, settings: Settings) -> PredictRequest:
+def from_safetensors(body: bytes) -> PredictRequest:
     """Read `application/vnd.safetensors`: tensors `text`, `audio`, `video` [steps, dim] of F32, F16 or BF16.
 
     `timestamps.text` and so on are [steps] of any of these or F64. Options are in the metadata, as strings: JSON's
     true and false, digits, and the model's name bare.
     """
     content = parse_safetensors(body)
-    features = _tensor_features(content, settings.max_steps)
+    stamps = {name.removeprefix(_STAMPS): t for name, t in content.tensors.items() if name.startswith(_STAMPS)}
+    arrays = {name: t for name, t in content.tensors.items() if not name.startswith(_STAMPS)}
+    for name in (*arrays, *stamps):
+        if name not in MODALITIES:
+            raise InvalidInput.at((name,), "unknown tensor; text, audio, video and timestamps.text and so on are read")
+    features = _features(arrays, stamps, tensor_rows, tensor_times)
     values: dict[str, Any] = dict(content.metadata)
     for name in ("timeline", "attribution"):
         values[name] = _BOOLEANS.get(values.get(name, "false"), values.get(name))
@@ -83,41 +91,21 @@ def from_safetensors(body: bytes, settings: Settings) -> PredictRequest:
     return PredictRequest(Media(), features, options)
 
 
-def _features(request: PredictBody, max_steps: int) -> dict[str, Steps]:
-    values = request.features or Features()
-    stamps = request.timestamps or Timestamps()
+def _features(
+    arrays: Mapping[str, Any],
+    stamps: Mapping[str, Any],
+    read_rows: Callable[[Any, Loc], NDArray[np.float32]],
+    read_times: Callable[[Any, Loc], NDArray[np.float64]],
+) -> dict[str, Steps]:
     features: dict[str, Steps] = {}
     for name in MODALITIES:
-        array, seconds = getattr(values, name), getattr(stamps, name)
-        at = None
+        array, seconds = arrays.get(name), stamps.get(name)
         if array is not None:
-            steps = rows(array, ("features", name), max_steps)
-            if seconds is not None:
-                at = times(seconds, ("timestamps", name), len(steps))
-            features[name] = Steps(steps, at)
+            steps = read_rows(array, ("features", name))
+            features[name] = Steps(steps, None if seconds is None else read_times(seconds, ("timestamps", name)))
         elif seconds is not None:
-            raise _lone_timestamps(name)
+            raise InvalidInput.at(("timestamps", name), f"timestamps came, but no features of {name}")
     return features
-
-
-def _tensor_features(content: Tensors, max_steps: int) -> dict[str, Steps]:
-    known = {*MODALITIES, *(f"timestamps.{name}" for name in MODALITIES)}
-    if unknown := sorted(set(content.tensors) - known):
-        raise InvalidInput.at((unknown[0],), f"unknown tensor; known are {', '.join(sorted(known))}")
-    features: dict[str, Steps] = {}
-    for name in MODALITIES:
-        tensor, seconds = content.tensors.get(name), content.tensors.get(f"timestamps.{name}")
-        if tensor is not None:
-            steps = tensor_rows(tensor, ("features", name), max_steps)
-            at = None if seconds is None else tensor_times(seconds, ("timestamps", name), len(steps))
-            features[name] = Steps(steps, at)
-        elif seconds is not None:
-            raise _lone_timestamps(name)
-    return features
-
-
-def _lone_timestamps(name: str) -> ServiceError:
-    return InvalidInput.at(("timestamps", name), f"timestamps came, but no features of {name}")
 
 
 def _media(fields: MediaFields | None) -> Media:
