@@ -11,7 +11,7 @@ from hypothesis import settings
 from tests.checkpoints import build_checkpoint
 
 # The same examples in every run: a red test is a change of the code, not of the draw.
-settings.register_profile("suite", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("suite")
 # Tensors here are tiny: a second thread costs more than it computes.
 torch.set_num_threads(1)

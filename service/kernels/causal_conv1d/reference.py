@@ -45,7 +45,8 @@ def causal_conv1d(
     if state is None:
         window = x.new_zeros(count, m, k - 1, d)
     else:
-        assert slots is not None and fresh is not None, "a state comes with slots and fresh"
+        if slots is None or fresh is None:
+            raise ValueError("causal_conv1d: a state comes with slots and fresh")
         check_shapes("causal_conv1d", state=(state, (state.shape[0], m, k - 1, d)))
         check_packing("causal_conv1d", t, state.shape[0], slots, offsets, fresh)
         window = torch.where(fresh[:, None, None, None], 0.0, state[slots]).to(state.dtype)

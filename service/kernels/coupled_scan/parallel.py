@@ -33,8 +33,8 @@ def coupled_scan_parallel(
 ) -> Tensor:
     """`coupled_scan` of fresh sequences whose states are not kept, differentiable in x, dt, A, B, C, D and coupling.
 
-    Arguments and result as in `coupled_scan`. `depth` is "linear" (the loop over time), "log" (a doubling scan; only
-    for couplings with a diagonal form) or "auto" (log on a GPU where it applies).
+    Arguments and result as in `coupled_scan`, but finite at absent steps too. `depth` is "linear" (the loop over
+    time), "log" (a doubling scan; only for couplings with a diagonal form) or "auto" (log on a GPU where it applies).
     """
     m = x.shape[0]
     sequence, step = padding_index(offsets)
@@ -52,6 +52,8 @@ def coupled_scan_parallel(
     weights = mixing_weights(coupling, before, after, renormalise)  # [l, b, m, m]
     active_dt = pad(torch.where(present[..., None], dt, 0.0))  # dt = 0 is the absent chain's limit
     kind = _diagonal_kind(coupling)
+    if depth not in ("auto", "linear", "log") or (depth == "log" and kind is None):
+        raise ValueError(f"coupled_scan_parallel: depth {depth!r} is unknown, or this coupling has no diagonal form")
     if depth == "log" or (depth == "auto" and x.is_cuda and kind):
         y = _log_depth(pad(x), active_dt, A, pad(B), pad(C), weights, rank_one=kind == "rank-one")
     else:

@@ -50,7 +50,7 @@ def coupled_scan(
     fresh    [b] bool          start from the initial state (zeros, none started), whatever the slot holds
     present  [m, t] bool or None (all)
     renormalise                False keeps G's weights as they are over the started chains (coupling `sum`)
-    -> y     [m, t, d] in x.dtype, zero at absent steps
+    -> y     [m, t, d] in x.dtype, zero at absent steps; what x, dt, B and C hold there changes nothing
     Raises ValueError naming the first argument whose shape disagrees.
     """
     (m, t, d), n = x.shape, A.shape[1]
@@ -80,13 +80,14 @@ def coupled_scan(
         before = begun[active]
         begun[active] = before | here
         decay = torch.where(here[..., None, None], torch.exp(dt_[:, rows].transpose(0, 1)[:, :, None] * A_), 1.0)
-        dtx = torch.where(here[..., None], (dt_[:, rows] * x_[:, rows]).transpose(0, 1), 0.0)
+        dtx = (dt_[:, rows] * x_[:, rows]).transpose(0, 1)
+        drive = torch.where(here[..., None, None], B_[:, rows].transpose(0, 1)[..., None] * dtx[:, :, None], 0.0)
         weights = mixing_weights(G, before, before | here, renormalise)
         if rank_one:
             mixed = weights.amax(2)[..., None, None] * h[active]  # each row of G is one weight, of sigma
         else:
             mixed = torch.einsum("bij,bjnd->bind", weights, h[active])
-        states = decay * mixed + B_[:, rows].transpose(0, 1)[..., None] * dtx[:, :, None]
+        states = decay * mixed + drive
         h[active] = states.sum(1, keepdim=True) if rank_one else states
         output = (C_[:, rows].transpose(0, 1)[..., None] * states).sum(2) + D_ * x_[:, rows].transpose(0, 1)
         y[:, rows] = torch.where(here[..., None], output, 0.0).transpose(0, 1)
