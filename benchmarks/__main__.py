@@ -1,0 +1,47 @@
+"""`python -m benchmarks`, also `make bench`: measure, print a line of JSON a figure and then a table.
+
+Everything runs on one thread. Each rival is timed in the same run as ours, round by round in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.figures import Bench, machine, save, table
+from benchmarks.floors import measure_rates
+from benchmarks.works import WORKS
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the works that are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute, with more noise")
+    parser.add_argument("--save", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
+    chosen = parser.parse_args(arguments)
+    if unknown := sorted(set(chosen.works) - set(WORKS)):
+        parser.error(f"unknown works {unknown}; known are {', '.join(WORKS)}")
+
+    torch.set_num_threads(1)
+    rates = measure_rates()
+    description = machine(rates, shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])]))
+    figures = []
+    for name in chosen.works or WORKS:
+        for figure in WORKS[name](Bench(rates, chosen.quick)):
+            figures.append(figure)
+            print(figure.line(), flush=True)
+    print(table(figures))
+    if chosen.save:
+        save(RESULTS / f"{chosen.save}.json", description, figures)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What the benches give: figures, and the table and files they are shown in."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.floors import Floor, Rates
+from benchmarks.timing import Timing
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a work needs to know of the run: the machine's rates, and whether to be brief."""
+
+    rates: Rates
+    quick: bool
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One comparison, in seconds.
+
+    work            e.g. predict_engine/layers/32 clips
+    ours, peer      medians of interleaved rounds; *_iqr the distance between their quartiles
+    ratio           peer / ours: above 1 we are the faster
+    floor           seconds below which the machine cannot do the work, and what binds there; None: none is stated
+    floor_fraction  floor / ours: 1 is the machine's limit
+    disagreement    largest difference between the answers of the two, checked before timing; None: not comparable
+    """
+
+    work: str
+    ours: float
+    peer: float
+    peer_name: str
+    ratio: float
+    floor_fraction: float | None
+    floor: float | None
+    floor_bound: str | None
+    ours_iqr: float
+    peer_iqr: float
+    rounds: int
+    disagreement: float | None
+
+    @classmethod
+    def of(
+        cls,
+        work: str,
+        ours: Timing,
+        peer: Timing,
+        peer_name: str,
+        *,
+        floor: Floor | None = None,
+        disagreement: float | None = None,
+    ) -> Figure:
+        """The comparison of two timings of the same rounds."""
+        return cls(
+            work=work,
+            ours=ours.median,
+            peer=peer.median,
+            peer_name=peer_name,
+            ratio=peer.median / ours.median,
+            floor_fraction=floor and floor.seconds / ours.median,
+            floor=floor and floor.seconds,
+            floor_bound=floor and floor.bound,
+            ours_iqr=ours.iqr,
+            peer_iqr=peer.iqr,
+            rounds=len(ours.seconds),
+            disagreement=disagreement,
+        )
+
+    def line(self) -> str:
+        """One line of JSON, four significant digits."""
+        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return json.dumps(rounded)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures for a reader, in milliseconds with the quartile distance behind ±."""
+    rows = [("work", "ours ms", "peer ms", "peer", "ratio", "of floor")]
+    for f in figures:
+        rows.append(
+            (
+                f.work,
+                f"{1e3 * f.ours:.2f} ± {1e3 * f.ours_iqr:.2f}",
+                f"{1e3 * f.peer:.2f} ± {1e3 * f.peer_iqr:.2f}",
+                f.peer_name,
+                f"{f.ratio:.2f}",
+                "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} ({f.floor_bound})",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def machine(rates: Rates, command: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpus = Path("/proc/cpuinfo")
+    names = [row.split(":", 1)[1].strip() for row in cpus.read_text().splitlines() if row.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "serpentine": version("serpentine"),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": command,
+        "rates": {name: float(f"{rate:.3g}") for name, rate in asdict(rates).items()},
+    }
+
+
+def save(path: Path, description: dict[str, Any], figures: Sequence[Figure]) -> None:
+    """Write {"machine": …, "figures": […]}."""
+    path.parent.mkdir(exist_ok=True)
+    rows = ",\n    ".join(f.line() for f in figures)
+    path.write_text(f'{{\n  "machine": {json.dumps(description)},\n  "figures": [\n    {rows}\n  ]\n}}\n', "utf-8")

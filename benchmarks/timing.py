@@ -1,0 +1,48 @@
+"""Timing rivals side by side on a machine that others use too."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of every round."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round: what a figure states."""
+        return statistics.median(self.seconds)
+
+    @property
+    def iqr(self) -> float:
+        """Distance between the quartiles: its noise."""
+        low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return high - low
+
+
+def interleaved(
+    rivals: Mapping[str, Callable[[], object]], *, budget_s: float, least: int = 3, most: int = 50
+) -> dict[str, Timing]:
+    """Time each rival once a round, A B A B …, so that whatever else the machine does falls on all of them alike.
+
+    One round more comes first and is not counted. Rounds go on for `budget_s` seconds, but are at least `least` (two
+    or more) and at most `most`.
+    """
+    for run in rivals.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    stop = time.perf_counter() + budget_s
+    for count in range(most):
+        if count >= least and time.perf_counter() >= stop:
+            break
+        for name, run in rivals.items():
+            begun = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}

@@ -1,0 +1,14 @@
+"""What is measured: one module a work. A work is `run(bench) -> figures`, as they are ready."""
+
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+
+from benchmarks.figures import Bench, Figure
+from benchmarks.works import predict_engine, scan_training
+
+WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
+    {
+        "predict_engine": predict_engine.run,
+        "scan_training": scan_training.run,
+    }
+)

@@ -1,0 +1,137 @@
+"""One clip and 32 clips of 50 steps of three modalities, through the engine: submitted -> the last result is there.
+
+`layers` is the released layout with the sizes it has for MOSEI; `mean` is the coupled recurrence with the sizes of a
+bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), called
+directly, the clips as one batch: the engine's queue, thread and packing count against us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from benchmarks import peers
+from benchmarks.figures import Bench, Figure
+from benchmarks.floors import coupled_mamba_needs
+from benchmarks.timing import interleaved
+from service.engine.engine import Engine, Lane, Limits
+from service.engine.request import Request
+from service.engine.runner import Runner
+from service.features.types import Clip
+from service.metrics import Metrics
+from service.models.convert import coupled_mamba_from_release
+from service.models.coupled_mamba import CoupledMamba
+from service.models.coupled_mamba_config import CoupledMambaConfig
+
+STEPS = 50
+COUNTS = (1, 32)
+LIMITS = Limits(slots=64, chunk_steps=512, step_budget=4096)  # the service's defaults
+TOLERANCE = 1e-4
+
+RELEASED = CoupledMambaConfig(
+    modalities={"text": 768, "audio": 74, "video": 35},
+    d_model=128,
+    n_layers=3,
+    d_state=64,
+    dt_rank=16,
+    coupling="layers",
+    input="mlp",
+    d_input=256,
+    pool=("max",),
+    modality_weights="ratio",
+    d_head=64,
+)
+COUPLED = CoupledMambaConfig(
+    modalities={"text": 384, "audio": 25, "video": 35},
+    d_model=64,
+    n_layers=2,
+    d_state=8,
+    dt_rank=4,
+    outputs={"sentiment": 1, "label": 3, "emotion": 8},
+)
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """Both models, both counts, against both forms of the rival's scan."""
+    for build in (released, coupled):
+        torch.manual_seed(0)
+        ours, rivals = build()
+        engine = Engine(
+            [Lane("bench", Runner(ours, ours.config.modalities, LIMITS.slots), LIMITS, Metrics())], threads=1
+        )
+        engine.start()
+        try:
+            for count in COUNTS:
+                yield from _compare(bench, engine, ours, rivals, count)
+        finally:
+            engine.stop()
+
+
+def released() -> tuple[CoupledMamba, dict[str, nn.Module]]:
+    """The released model, read from the rival's weights by the converter of released checkpoints."""
+    rivals = {
+        "PyTorch, Mamba's reference scan": peers.Released(RELEASED),
+        "PyTorch, lean loop": peers.Released(RELEASED, peers.selective_scan_lean),
+    }
+    first, second = (rival.eval().requires_grad_(False) for rival in rivals.values())
+    second.load_state_dict(first.state_dict())
+    return coupled_mamba_from_release(first.state_dict()), rivals
+
+
+def coupled() -> tuple[CoupledMamba, dict[str, nn.Module]]:
+    """The coupled recurrence; its rivals keep the M chains apart."""
+    ours = CoupledMamba(COUPLED).eval().requires_grad_(False)
+    rivals = {
+        "PyTorch, M chains, decays laid out": peers.Coupled.of(ours),
+        "PyTorch, M chains, lean loop": peers.Coupled.of(ours, peers.coupled_scan_lean),
+    }
+    return ours, {name: rival.eval().requires_grad_(False) for name, rival in rivals.items()}
+
+
+def clips(config: CoupledMambaConfig, count: int) -> list[Clip]:
+    """Random clips, every modality present at every step."""
+    random = np.random.default_rng(0)
+    present, times = np.ones((len(config.modalities), STEPS), bool), np.arange(STEPS, dtype=np.float64)
+    return [
+        Clip(
+            {m: random.standard_normal((STEPS, d), dtype=np.float32) for m, d in config.modalities.items()},
+            present,
+            times,
+        )
+        for _ in range(count)
+    ]
+
+
+def through_engine(engine: Engine, batch: list[Clip]) -> NDArray[np.float32]:
+    """Submit clips together and wait for all -> [clips, outputs]."""
+    futures = engine.submit("bench", [Request("bench", clip.steps, clip) for clip in batch])
+    return np.concatenate([future.result().outputs for future in futures])
+
+
+@torch.inference_mode()
+def through_rival(rival: nn.Module, batch: list[Clip]) -> NDArray[np.float32]:
+    """One padded batch -> [clips, outputs]."""
+    inputs = {m: torch.from_numpy(np.stack([clip.values[m] for clip in batch])) for m in batch[0].values}
+    return rival(inputs).numpy()
+
+
+def _compare(
+    bench: Bench, engine: Engine, ours: CoupledMamba, rivals: Mapping[str, nn.Module], count: int
+) -> Iterator[Figure]:
+    batch = clips(ours.config, count)
+    runs: dict[str, Callable[[], NDArray[np.float32]]] = {"ours": lambda: through_engine(engine, batch)}
+    runs |= {name: lambda rival=rival: through_rival(rival, batch) for name, rival in rivals.items()}
+    answers = {name: run() for name, run in runs.items()}
+    work = f"predict_engine/{ours.config.coupling}/{count} clip{'s' * (count > 1)}"
+    apart = {name: float(np.abs(answers[name] - answers["ours"]).max()) for name in rivals}
+    if not max(apart.values()) <= TOLERANCE:
+        raise RuntimeError(f"{work}: the answers differ by {apart}, more than {TOLERANCE}: nothing to compare")
+    timings = interleaved(runs, budget_s=3.0 if bench.quick else 15.0)
+    weights = sum(parameter.numel() for parameter in ours.parameters())
+    floor = coupled_mamba_needs(ours.config, count, STEPS, weights).floor(bench.rates)
+    for name in rivals:
+        yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])
