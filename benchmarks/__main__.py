@@ -18,6 +18,7 @@ from benchmarks.floors import measure_rates
 from benchmarks.works import WORKS
 
 RESULTS = Path(__file__).parent / "results"
+THOROUGH_S, QUICK_S = 12.0, 2.0  # of one comparison; the slowest take their three rounds all the same
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     rates = measure_rates()
     description = machine(rates, shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])]))
+    bench = Bench(rates, budget_s=QUICK_S if chosen.quick else THOROUGH_S)
     figures = []
     for name in chosen.works or WORKS:
-        for figure in WORKS[name](Bench(rates, chosen.quick)):
+        for figure in WORKS[name](bench):
             figures.append(figure)
             print(figure.line(), flush=True)
     print(table(figures))

@@ -20,10 +20,10 @@ from benchmarks.timing import Timing
 
 @dataclass(frozen=True)
 class Bench:
-    """What a work needs to know of the run: the machine's rates, and whether to be brief."""
+    """What a work needs to know of the run: the machine's rates, and the seconds that one comparison may take."""
 
     rates: Rates
-    quick: bool
+    budget_s: float
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def coupled_mamba_needs(c: CoupledMambaConfig, clips: int, steps: int, weights: 
     """
     m, rows = len(c.modalities), clips * steps
     state = c.n_layers * c.d_inner * (c.state_chains * c.d_state + m * (c.d_conv - 1))
-    layer = c.d_model * 2 * c.d_inner + c.d_inner * (2 * c.dt_rank + 2 * c.d_state) + c.d_inner * c.d_model
+    layer = c.d_inner * (3 * c.d_model + 2 * c.dt_rank + 2 * c.d_state + c.d_conv)
     maps = m * c.n_layers * layer
     if c.dense:
         maps += (c.n_layers - 1) * m * (m - 1) * c.d_model**2

@@ -25,6 +25,10 @@ class Timing:
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return high - low
 
+    def per(self, count: int) -> Timing:
+        """Seconds of one, where a round does `count` of them."""
+        return Timing(tuple(seconds / count for seconds in self.seconds))
+
 
 def interleaved(
     rivals: Mapping[str, Callable[[], object]], *, budget_s: float, least: int = 3, most: int = 50

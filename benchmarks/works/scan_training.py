@@ -64,7 +64,7 @@ def _compare(bench: Bench, coupling: str) -> Iterator[Figure]:
     apart = {name: max(map(_difference, answer, answers["ours"])) for name, answer in answers.items()}
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: the gradients differ by {apart}, more than {TOLERANCE}: nothing to compare")
-    timings = interleaved(runs, budget_s=3.0 if bench.quick else 15.0)
+    timings = interleaved(runs, budget_s=bench.budget_s)
     floor = scan_training_needs(M, CLIPS, STEPS, D, N).floor(bench.rates)
     for name in list(runs)[1:]:
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])

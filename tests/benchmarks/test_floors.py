@@ -1,0 +1,35 @@
+"""Floors count what a model cannot avoid."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import peers
+from benchmarks.floors import Needs, Rates, coupled_mamba_needs, measure_rates
+from benchmarks.works.predict_engine import COUPLED, RELEASED
+from service.models.coupled_mamba_config import CoupledMambaConfig
+
+
+@pytest.mark.parametrize(
+    ("needs", "seconds", "bound"),
+    [(Needs(60, 10, 10), 6.0, "bytes"), (Needs(10, 70, 10), 3.5, "exponentials"), (Needs(10, 10, 80), 2.0, "flops")],
+)
+def test_the_slowest_resource_binds(needs: Needs, seconds: float, bound: str) -> None:
+    floor = needs.floor(Rates(read_bytes=10.0, exponentials=20.0, flops=40.0))
+    assert (floor.seconds, floor.bound) == (seconds, bound)
+
+
+@pytest.mark.parametrize(("config", "model"), [(RELEASED, peers.Released), (COUPLED, peers.Coupled)])
+def test_flops_are_those_of_the_maps(config: CoupledMambaConfig, model: type[torch.nn.Module]) -> None:
+    rival = model(config, lambda x, *_: x)  # without its scan
+    inputs = {name: torch.zeros(2, 10, width) for name, width in config.modalities.items()}
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        rival(inputs)
+    assert coupled_mamba_needs(config, 2, 10, 0).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_rates_are_measured() -> None:
+    rates = measure_rates(budget_s=0.05)
+    assert min(rates.read_bytes, rates.exponentials, rates.flops) > 1e6

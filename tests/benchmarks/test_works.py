@@ -1,0 +1,70 @@
+"""The works compare what agrees, refuse what does not, and are kept as they were printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import peers
+from benchmarks.figures import Bench, Figure, machine, save, table
+from benchmarks.floors import Floor, Rates
+from benchmarks.timing import Timing
+from benchmarks.works import predict_engine, scan_training
+
+BENCH = Bench(Rates(1e10, 1e9, 1e11), budget_s=0.0)
+FIGURE = Figure.of(
+    "w/1", Timing((2.0, 2.0, 4.0)), Timing((6.0, 8.0, 7.0)), "them", floor=Floor(0.5, "bytes"), disagreement=1e-6
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict_engine, "STEPS", 5)
+    monkeypatch.setattr(predict_engine, "COUNTS", (1, 2))
+    monkeypatch.setattr(scan_training, "CLIPS", 2)
+    monkeypatch.setattr(scan_training, "STEPS", 5)
+
+
+def test_predict_engine_times_both_models() -> None:
+    figures = list(predict_engine.run(BENCH))
+    works = [f"predict_engine/{coupling}/{count}" for coupling in ("layers", "mean") for count in ("1 clip", "2 clips")]
+    assert [figure.work for figure in figures[::2]] == works
+    assert all(0 < figure.floor_fraction < 1 and figure.disagreement < 1e-4 for figure in figures)
+
+
+def test_scan_training_times_every_rival() -> None:
+    names = [(figure.work, figure.peer_name) for figure in scan_training.run(BENCH)]
+    assert len(names) == len(set(names)) == 5
+
+
+@pytest.mark.parametrize(("work", "name"), [(predict_engine, "selective_scan"), (scan_training, "coupled_scan")])
+def test_a_rival_that_computes_something_else_is_no_rival(
+    work: object, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = getattr(peers, f"{name}_lean")
+    monkeypatch.setattr(peers, f"{name}_lean", lambda x, dt, *rest: scan(x, 1.01 * dt, *rest))
+    with pytest.raises(RuntimeError, match="nothing to compare"):
+        list(work.run(BENCH))  # type: ignore[attr-defined]
+
+
+def test_a_figure_states_medians() -> None:
+    assert (FIGURE.ours, FIGURE.peer, FIGURE.ratio, FIGURE.floor_fraction) == (2.0, 7.0, 3.5, 0.25)
+    assert json.loads(FIGURE.line())["floor_bound"] == "bytes"
+    assert "2000.00 ± 1000.00" in table([FIGURE])
+
+
+def test_saved_figures_read_back(tmp_path: Path) -> None:
+    save(tmp_path / "results" / "here.json", machine(BENCH.rates, "python -m benchmarks"), [FIGURE])
+    saved = json.loads((tmp_path / "results" / "here.json").read_text())
+    assert saved["figures"] == [json.loads(FIGURE.line())]
+    assert {"cpu", "cores", "threads", "torch", "date", "command"} <= set(saved["machine"])
+
+
+def test_unknown_works_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        command.main(["predict_engin"])
+    assert exit_.value.code == 2
+    assert "known are predict_engine" in capsys.readouterr().err
