@@ -40,14 +40,15 @@ _HEADERS = [
     {
         "name": "X-Deadline-Ms",
         "in": "header",
-        "description": "Milliseconds from arrival within which an answer is of use; 504 after them.",
-        "schema": {"type": "integer", "minimum": 1},
+        "description": "Milliseconds from arrival within which an answer is of use; 504 after them. "
+        + schemas.DEADLINE_NOTE,
+        "schema": {"type": "integer", "minimum": schemas.FAIR_DEADLINE_MS},
     },
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "Names the request in the answer and in the logs: 1 to 128 of A-Z a-z 0-9 . _ -",
-        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+        "description": "Names the request in the answer and in the logs, if it is 1 to 128 of A-Z a-z 0-9 . _ -",
+        "schema": {"type": "string"},
     },
 ]
 

@@ -17,6 +17,10 @@ Rows = Annotated[Any, WithJsonSchema({"type": "array", "items": _NUMBERS, "minIt
 Times = Annotated[Any, WithJsonSchema(_NUMBERS | {"title": "[steps] seconds"})]
 
 
+FAIR_DEADLINE_MS = 1000
+DEADLINE_NOTE = "Any positive number is taken; the schema begins where a 504 would surprise, for who draws from it."
+
+
 class _Strict(BaseModel):
     """Booleans are no numbers, numbers no booleans or strings, and what is unknown is an error."""
 
@@ -30,7 +34,10 @@ class Options(_Strict):
     timeline: bool = Field(default=False, description="Also the running sentiment at each step.")
     attribution: bool = Field(default=False, description="Also each modality's contribution, by leaving it out.")
     deadline_ms: int | None = Field(
-        default=None, ge=1, description="Milliseconds from arrival; with X-Deadline-Ms, the smaller counts."
+        default=None,
+        ge=1,
+        description=f"Milliseconds from arrival; with X-Deadline-Ms, the smaller counts. {DEADLINE_NOTE}",
+        json_schema_extra={"anyOf": [{"type": "integer", "minimum": FAIR_DEADLINE_MS}, {"type": "null"}]},
     )
 
 

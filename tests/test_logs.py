@@ -1,0 +1,74 @@
+"""Log lines: one JSON object each, or a line to read, with the request they belong to."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Generator
+
+import pytest
+
+from service.logs import configure_logging, request_id
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _root_is_restored() -> Generator[None, None, None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+def test_json_lines() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "auto", stream)
+    token = request_id.set("pred_1")
+    try:
+        logging.getLogger("here").info("hello %s\n", "you", extra={"model": "tiny", "ids": [1], "path": "/a\x1b[31m"})
+    finally:
+        request_id.reset(token)
+    logging.getLogger("here").debug("not this")
+    logging.getLogger("here").warning("alone", extra={"request_id": "pred_2"})
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first.pop("time").endswith("+00:00")
+    assert first == {
+        "level": "info",
+        "logger": "here",
+        "message": "hello you\n",
+        "request_id": "pred_1",
+        "model": "tiny",
+        "ids": [1],
+        "path": "/a\x1b[31m",
+    }
+    assert second["request_id"] == "pred_2"
+
+
+def test_an_exception_stays_in_its_line() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    try:
+        raise RuntimeError("oh")
+    except RuntimeError:
+        logging.getLogger("here").exception("it broke")
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert "RuntimeError: oh" in line["exception"]
+
+
+@pytest.mark.parametrize(("kind", "stream"), [("auto", Terminal()), ("pretty", io.StringIO())])
+def test_pretty_lines(kind: str, stream: io.StringIO) -> None:
+    configure_logging("info", kind, stream)
+    logging.getLogger("here").info("hello", extra={"model": "tiny"})
+    assert stream.getvalue().endswith("info    here: hello model=tiny\n")
+
+
+def test_uvicorn_speaks_through_it() -> None:
+    stream = io.StringIO()
+    configure_logging("debug", "json", stream)
+    logging.getLogger("uvicorn.error").error("down")
+    assert json.loads(stream.getvalue())["logger"] == "uvicorn.error"

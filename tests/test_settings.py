@@ -1,0 +1,82 @@
+"""Settings: from the environment, validated, frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import BUNDLED_MODEL, Settings, SettingsError, load_settings
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8080)
+    assert settings.models == (BUNDLED_MODEL,)
+    assert settings.backend == "reference"
+
+
+def test_the_environment_and_the_command_line_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPENTINE_PORT", "9000")
+    monkeypatch.setenv("SERPENTINE_DRAIN_S", "1.5")
+    monkeypatch.setenv("SERPENTINE_MODELS", "a/b, c")
+    settings = load_settings({"port": "9001", "host": None})
+    assert settings.port == 9001
+    assert settings.host == "127.0.0.1"
+    assert settings.drain_s == 1.5
+    assert settings.models == (Path("a/b"), Path("c"))
+    assert load_settings({"models": (Path("d"),)}).models == (Path("d"),)
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPENTINE_THREADS", "")
+    assert load_settings().threads is None
+
+
+def test_a_misspelt_variable_fails_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERPENTINE_PROT", "9000")
+    with pytest.raises(SettingsError, match=r"SERPENTINE_PROT; known are .*SERPENTINE_PORT"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "65536"),
+        ("PORT", "http"),
+        ("MODELS", ","),
+        ("BACKEND", "abacus"),
+        ("LOG_LEVEL", "loud"),
+        ("SLOTS", "0"),
+        ("MAX_BODY_BYTES", "-1"),
+        ("DRAIN_S", "-1"),
+        ("MAX_MEDIA_SECONDS", "0"),
+    ],
+)
+def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"SERPENTINE_{name}", value)
+    with pytest.raises(SettingsError, match=f"^SERPENTINE_{name}: "):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "given", [{"default_deadline_ms": 2, "max_deadline_ms": 1}, {"chunk_steps": 9, "step_budget": 8}]
+)
+def test_settings_that_contradict_each_other(given: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match=" is over "):
+        load_settings(given)
+
+
+def test_every_fault_has_its_line() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load_settings({"slots": 0, "feature_threads": 0})
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_frozen_and_closed() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Settings(prot=1)  # type: ignore[call-arg]
