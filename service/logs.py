@@ -34,6 +34,7 @@ def configure_logging(level: str, kind: str, stream: TextIO | None = None) -> No
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form, which is answered
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and stop are announced by ours
 
 

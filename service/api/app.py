@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -18,9 +17,7 @@ from service.api.models import models_router
 from service.api.openapi import install_openapi
 from service.api.predict import predict_router
 from service.api.problems import install_problems
-
-if TYPE_CHECKING:
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 
 def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:

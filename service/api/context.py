@@ -8,16 +8,14 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.types import Scope
 
 from service.errors import Draining, InvalidInput
-
-if TYPE_CHECKING:
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 T = TypeVar("T")
 

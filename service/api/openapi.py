@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 from fastapi import FastAPI
@@ -14,9 +14,7 @@ from starlette.responses import Response
 
 from service.api import schemas
 from service.api.problems import MEDIA_TYPE
-
-if TYPE_CHECKING:
-    from service.served import ServedModel
+from service.served import ServedModel
 
 JSON = "application/json"
 FORM = "multipart/form-data"

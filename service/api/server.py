@@ -7,15 +7,12 @@ import socket
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
 
 import uvicorn
 
 from service.api.app import create_app
 from service.api.context import Gate
-
-if TYPE_CHECKING:
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 LAST_WORDS_S = 5  # for answers on their way out when the drain is over
 

@@ -7,7 +7,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from service.runtime import Runtime
 from tests.api.bodies import as_json, clip
+from tests.api.doubles import eventually
 
 pytestmark = pytest.mark.anyio
 
@@ -61,11 +63,15 @@ async def test_without_a_gpu_its_families_have_no_samples_and_the_host_is_told(c
         assert found["serpentine_memory_bytes", frozenset({("kind", kind)})] > 1000
 
 
-async def test_work_shows(client: httpx.AsyncClient) -> None:
+async def test_work_shows(client: httpx.AsyncClient, runtime: Runtime) -> None:
     before = await samples(client)
     assert (await client.post("/predict", **as_json(clip(text=2, audio=7)))).status_code == 200
     assert (await client.post("/predict", **as_json(clip(audio=7), mood=1))).status_code == 422
     assert (await client.get("/nowhere")).status_code == 404
+    read = runtime.metrics.registry.get_sample_value
+    slots = {"model": "tiny", "state": "used"}
+    await eventually(lambda: read("serpentine_queue_duration_seconds_count", {"model": "tiny"}) == 1)
+    await eventually(lambda: read("serpentine_state_slots", slots) == 0)  # the engine books after it has answered
     after = await samples(client)
 
     def grown(name: str, **labels: str) -> float:
@@ -84,4 +90,3 @@ async def test_work_shows(client: httpx.AsyncClient) -> None:
     assert grown("steps_total", model="tiny", modality="audio", direction="input") == 7
     assert grown("steps_total", model="tiny", modality="text", direction="input") == 2
     assert after["serpentine_state_slots", frozenset({("model", "tiny"), ("state", "total")})] == 8
-    assert after["serpentine_state_slots", frozenset({("model", "tiny"), ("state", "used")})] == 0
