@@ -23,6 +23,7 @@ from service.api.schemas import prediction_body
 from service.api.server import Server, bind
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import ServiceError
+from service.features.extras import MissingExtra
 from service.features.types import Media, TextSegment
 from service.logs import configure_logging
 from service.metrics import Metrics
@@ -108,7 +109,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _started(settings: Settings) -> Runtime:
     try:
         return Runtime.start(settings, Metrics())
-    except (ValueError, OSError, ImportError) as error:  # a bad folder, a missing file, an extra that is not installed
+    except (ValueError, OSError, MissingExtra) as error:  # a bad folder, a missing file or package
         raise StartError(str(error)) from error
 
 
@@ -187,7 +188,7 @@ def _models(arguments: argparse.Namespace) -> int:
     configure_logging("warning", settings.log_format)
     try:
         cards = [ServedModel.load(folder, settings, Metrics()).card for folder in settings.models]
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, MissingExtra) as error:
         raise StartError(str(error)) from error
     if arguments.json:
         print(orjson.dumps(cards, option=orjson.OPT_INDENT_2).decode())

@@ -16,7 +16,7 @@ from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
 from service.api.bodies import parse_json, parse_safetensors
 from service.api.problems import invalid
 from service.api.schemas import MediaFields, Options, PredictBody
-from service.errors import FieldError, InvalidInput
+from service.errors import InvalidInput
 from service.features.types import MODALITIES, Media, Steps, TextSegment
 
 _STAMPS = "timestamps."
@@ -25,21 +25,11 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """One clip to predict: raw media, feature steps, or some modalities as the one and some as the other."""
+    """One clip to predict: raw media, feature steps, or each modality as one of the two."""
 
     media: Media
     features: Mapping[str, Steps]
     options: Options
-
-    def __post_init__(self) -> None:
-        """Raises InvalidInput where no modality came, or one came twice."""
-        raw = {name for name in MODALITIES if getattr(self.media, name) is not None}
-        if twice := sorted(raw & set(self.features)):
-            name = twice[0]
-            raise InvalidInput.at(("media", name), f"{name} came as features too; send it as one of the two")
-        if not raw and not self.features:
-            message = f"no modality came; at least one of {', '.join(MODALITIES)} is needed"
-            raise InvalidInput(message, errors=(FieldError(("features",), message), FieldError(("media",), message)))
 
 
 def from_json(body: bytes, max_depth: int) -> PredictRequest:
