@@ -6,6 +6,7 @@ Pickles are never read. A file whose tensors do not match the config is refused 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,24 +71,33 @@ class CheckpointConfig:
             raise ValueError(f"format: this version reads {FORMAT}, got {values['format']!r}")
         if values["architecture"] != "coupled-mamba":
             raise ValueError(f"architecture: known is coupled-mamba, got {values['architecture']!r}")
-        model = CoupledMambaConfig.from_json(values["model"])
-        low, high = (float(bound) for bound in values.get("scale", (-3, 3)))
+        if not isinstance(values["name"], str) or not values["name"]:
+            raise ValueError(f"name: text, got {values['name']!r}")
+        model = CoupledMambaConfig.from_json(_object("model", values["model"]))
+        scale = values.get("scale", [-3, 3])
+        if not isinstance(scale, list) or len(scale) != 2:
+            raise ValueError(f"scale: a list of low and high, got {scale!r}")
+        low, high = (_number("scale", bound) for bound in scale)
         if not low < high:
             raise ValueError(f"scale: low must be under high, got {[low, high]}")
-        labels = tuple(values.get("labels", ("negative", "neutral", "positive")))
-        emotions = tuple(values.get("emotions", ()))
-        for output, names in (("label", labels), ("emotion", emotions)):
-            if model.outputs.get(output, len(names)) != len(names):
-                raise ValueError(f"model.outputs.{output} is {model.outputs[output]}, but there are {len(names)} names")
+        labels = _names("labels", values.get("labels", ["negative", "neutral", "positive"]))
+        emotions = _names("emotions", values.get("emotions", []))
+        # Without a label output, the label is read off the sentiment: below, within or above the neutral band.
+        for entry, names, width in (
+            ("labels", labels, model.outputs.get("label", 3)),
+            ("emotions", emotions, model.outputs.get("emotion", len(emotions))),
+        ):
+            if len(names) != width:
+                raise ValueError(f"{entry}: the model's outputs need {width} names, got {len(names)}")
         return cls(
-            name=str(values["name"]),
+            name=values["name"],
             version=str(values.get("version", "1")),
             model=model,
-            features=values["features"],
+            features=_object("features", values["features"]),
             scale=(low, high),
             labels=labels,
             emotions=emotions,
-            calibration=_calibration(values.get("calibration", {})),
+            calibration=_calibration(_object("calibration", values.get("calibration", {})), set(model.modalities)),
             card={name: values[name] for name in CARD_ENTRIES if name in values},
         )
 
@@ -128,13 +138,10 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder. Raises ValueError that says which file is wrong and how."""
     path = folder / CONFIG_FILE
     try:
-        values = json.loads(path.read_text("utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("expected an object")
-        config = CheckpointConfig.from_json(values)
+        config = CheckpointConfig.from_json(_object("config", json.loads(path.read_text("utf-8"))))
     except OSError as error:
         raise ValueError(f"{folder} is not a checkpoint folder: cannot read {path} ({error.strerror})") from None
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if config.model.coupling == "sum":
         warnings.warn(
@@ -150,7 +157,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         f"{name} is {t.dtype}, expected one of {DTYPES}" for name, t in tensors.items() if t.dtype not in DTYPES
     ]
     problems += [
-        f"{name} has values that are not finite" for name, t in tensors.items() if not bool(t.isfinite().all())
+        f"{name} has values that are not finite"
+        for name, t in tensors.items()
+        if t.dtype in DTYPES and not bool(t.isfinite().all())
     ]
     if problems:
         raise ValueError(f"{folder / WEIGHTS_FILE} does not match its config:\n  " + "\n  ".join(problems))
@@ -187,19 +196,39 @@ def tensor_problems(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[
     return problems
 
 
-def _calibration(values: Mapping[str, Any]) -> Calibration:
+def _calibration(values: Mapping[str, Any], modalities: set[str]) -> Calibration:
     if unknown := sorted(set(values) - {"coverage", "intervals", "temperature", "abstain_below"}):
         raise ValueError(f"calibration: unknown entries {unknown}")
-    intervals = {
-        "+".join(sorted(subset.split("+"))): (float(bounds["low"]), float(bounds["high"]))
-        for subset, bounds in values.get("intervals", {}).items()
+    intervals = {}
+    for subset, bounds in _object("calibration.intervals", values.get("intervals", {})).items():
+        where, names = f"calibration.intervals.{subset}", sorted(subset.split("+"))
+        low, high = (_number(f"{where}.{side}", _object(where, bounds).get(side)) for side in ("low", "high"))
+        if set(names) - modalities or not low <= high:
+            raise ValueError(f"{where}: modalities of the model joined by +, low up to high, got {dict(bounds)}")
+        intervals["+".join(names)] = (low, high)
+    numbers = {
+        name: _number(f"calibration.{name}", values.get(name, default))
+        for name, default in (("coverage", 0.9), ("temperature", 1.0), ("abstain_below", 0.0))
     }
-    calibration = Calibration(
-        float(values.get("coverage", 0.9)),
-        intervals,
-        float(values.get("temperature", 1.0)),
-        float(values.get("abstain_below", 0.0)),
-    )
-    if not 0 < calibration.coverage < 1 or not calibration.temperature > 0:
-        raise ValueError(f"calibration: coverage must be in (0, 1) and temperature > 0, got {dict(values)}")
+    calibration = Calibration(intervals=intervals, **numbers)
+    if not (0 < calibration.coverage < 1 and calibration.temperature > 0 and 0 <= calibration.abstain_below <= 1):
+        raise ValueError(f"calibration: coverage in (0, 1), temperature > 0, abstain_below in [0, 1], got {numbers}")
     return calibration
+
+
+def _object(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name}: an object, got {value!r}")
+    return value
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{name}: a list of names, got {value!r}")
+    return tuple(value)
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}: a number, got {value!r}")
+    return float(value)

@@ -45,6 +45,9 @@ class CoupledMambaConfig:
     outputs: Mapping[str, int] = field(default_factory=lambda: {"sentiment": 1})
 
     def __post_init__(self) -> None:
+        for name, kind in (("modalities", Mapping), ("outputs", Mapping), ("pool", list | tuple)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"model.{name}: {getattr(self, name)!r} is of the wrong type")
         object.__setattr__(self, "modalities", MappingProxyType(dict(self.modalities)))
         object.__setattr__(self, "outputs", MappingProxyType(dict(self.outputs)))
         object.__setattr__(self, "pool", tuple(self.pool))
@@ -59,8 +62,8 @@ class CoupledMambaConfig:
         for group, widths in (("modalities", self.modalities), ("outputs", self.outputs)):
             for name, width in widths.items():
                 _check_size(f"{group}.{name}", width, 1, 65536)
-        if "sentiment" not in self.outputs:
-            raise ValueError(f"model.outputs: needs sentiment, got {list(self.outputs)}")
+        if self.outputs.get("sentiment") != 1:
+            raise ValueError(f"model.outputs: needs sentiment of width 1, got {dict(self.outputs)}")
         _check_choice("coupling", self.coupling, COUPLINGS)
         _check_choice("input", self.input, INPUTS)
         _check_choice("modality_weights", self.modality_weights, WEIGHTS)
