@@ -125,8 +125,10 @@ def _ticked(
     placed: dict[str, tuple[Ints, NDArray[np.float32]]] = {}
     for name, given in steps.items():
         times = np.arange(len(given.values)) / rates[name] if given.times is None else given.times
+        by_time = np.argsort(times, kind="stable")
+        at_ticks = np.floor(times[by_time] * clock.hz + TICK_TOLERANCE).astype(np.int64)
         place = _one_a_tick if name == "text" else _mean_a_tick
-        placed[name] = place(np.floor(times * clock.hz + TICK_TOLERANCE).astype(np.int64), given.values)
+        placed[name] = place(at_ticks, given.values[by_time])
     ticks = np.unique(np.concatenate([at for at, _ in placed.values()]))
     n = len(ticks)
     if n > limits.max_steps:
@@ -145,15 +147,16 @@ def _ticked(
 
 
 def _one_a_tick(ticks: Ints, values: NDArray[np.float32]) -> tuple[Ints, NDArray[np.float32]]:
-    """Each row on its tick, or on the next free one: a_i = max(tick_i, a_{i-1} + 1), solved for all i at once."""
-    by_time = np.argsort(ticks, kind="stable")
+    """Each row on its tick, or on the next free one: a_i = max(tick_i, a_{i-1} + 1), solved for all i at once.
+
+    ticks [n] sorted.
+    """
     index = np.arange(len(ticks))
-    return np.maximum.accumulate(ticks[by_time] - index) + index, values[by_time]
+    return np.maximum.accumulate(ticks - index) + index, values
 
 
 def _mean_a_tick(ticks: Ints, values: NDArray[np.float32]) -> tuple[Ints, NDArray[np.float32]]:
-    """The mean of the rows on each tick, summed in fp64 so that neither their order nor their number shows."""
-    by_time = np.argsort(ticks, kind="stable")
-    at, starts, counts = np.unique(ticks[by_time], return_index=True, return_counts=True)
-    sums = np.add.reduceat(values[by_time], starts, axis=0, dtype=np.float64)
+    """The mean of the rows on each tick, summed in fp64 so that their order hardly shows. ticks [n] sorted."""
+    at, starts, counts = np.unique(ticks, return_index=True, return_counts=True)
+    sums = np.add.reduceat(values, starts, axis=0, dtype=np.float64)
     return at, (sums / counts[:, None]).astype(np.float32)
