@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from service.models.checkpoint import load_checkpoint
 from service.models.convert import convert
 
 SMALL = replace(RELEASED, d_model=32, n_layers=1, d_state=8, dt_rank=2, d_input=32, d_head=32)
-REQUESTS = 64  # a round
+REQUESTS = 32  # a round
 IN_FLIGHT = (1, 16)
 
 
@@ -89,7 +89,8 @@ def _service(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _check(address: tuple[str, int], name: str, media_type: str, body: bytes, expected: float) -> None:
-    status, answer = _post(http.client.HTTPConnection(*address), media_type, body)
+    with closing(http.client.HTTPConnection(*address)) as connection:
+        status, answer = _post(connection, media_type, body)
     came = orjson.loads(answer)
     if status != 200 or not abs(came["sentiment"] - float(np.clip(expected, -3, 3))) <= TOLERANCE:
         raise RuntimeError(f"predict_http/{name}: {status} {came} came, a sentiment of {expected} was expected")
@@ -102,25 +103,29 @@ def _post(connection: http.client.HTTPConnection, media_type: str, body: bytes) 
 
 
 def _over_http(address: tuple[str, int], media_type: str, body: bytes, in_flight: int) -> Callable[[], None]:
-    """REQUESTS requests over `in_flight` connections that are kept open."""
-    connections = [http.client.HTTPConnection(*address) for _ in range(in_flight)]
-    pool = ThreadPoolExecutor(in_flight)
+    """A round of REQUESTS over `in_flight` connections, opened for the round and kept open through it."""
 
-    def one_client(connection: http.client.HTTPConnection) -> None:
-        for _ in range(REQUESTS // in_flight):
-            status, answer = _post(connection, media_type, body)
-            if status != 200:
-                raise RuntimeError(f"predict_http: {status} {answer!r}")
+    def client() -> None:
+        with closing(http.client.HTTPConnection(*address)) as connection:
+            for _ in range(REQUESTS // in_flight):
+                status, answer = _post(connection, media_type, body)
+                if status != 200:
+                    raise RuntimeError(f"predict_http: {status} {answer!r}")
 
-    return lambda: list(pool.map(one_client, connections)) and None
+    return lambda: _side_by_side(client, in_flight)
 
 
 def _direct(engine: Engine, clip: Clip, in_flight: int) -> Callable[[], None]:
-    """REQUESTS requests, `in_flight` at a time."""
-    pool = ThreadPoolExecutor(in_flight)
+    """A round of REQUESTS, `in_flight` at a time."""
 
-    def one_client(_: int) -> None:
+    def client() -> None:
         for _ in range(REQUESTS // in_flight):
             through_engine(engine, [clip])
 
-    return lambda: list(pool.map(one_client, range(in_flight))) and None
+    return lambda: _side_by_side(client, in_flight)
+
+
+def _side_by_side(client: Callable[[], None], count: int) -> None:
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(client) for _ in range(count)]:
+            done.result()
