@@ -36,6 +36,8 @@ FORMATS = (
 FORMATS_WITH_LENGTH = frozenset(
     ("aiff", "ape", "asf", "au", "avi", "caf", "flac", "flv", "matroska", "mov", "ogg", "tta", "webm", "wv")
 )
+# Those whose length is exact to the sample; others count a codec's padding in or out.
+FORMATS_WITH_EXACT_LENGTH = frozenset(("ape", "flac", "tta", "wv"))
 # Rates outside are damage, or an attempt to make one byte into seconds of sound.
 MIN_RATE, MAX_RATE = 1_000, 768_000
 # FFmpeg decodes a picture or two to learn what a file has; 4K at most, for memory.
@@ -62,7 +64,7 @@ def decode_audio(data: bytes, *, field: Field, limits: MediaLimits) -> PCM:
         stream = container.streams.best("audio")
         if stream is None:
             raise InvalidInput.at(field, "the file has no sound")
-        chunks = list(_resampled(_mono(container, stream, data, field, limits), field))
+        chunks = list(_resampled(_mono(container, stream, data, field, limits)))
     pcm = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     if not np.isfinite(pcm).all():
         raise InvalidInput.at(field, "the file's samples are not all finite numbers")
@@ -113,7 +115,7 @@ def _refuse_to_open(url: str, *_: Any) -> NoReturn:
 
 def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaLimits) -> Iterator[tuple[int, PCM]]:
     """Decoded frames as (sample rate, channel mean), counted and timed before they are converted."""
-    began, seconds = time.monotonic(), 0.0
+    began, rate, samples = time.monotonic(), 0, 0
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damage is an error, not a gap
     open_ended = _is_open_ended_wav(data)
@@ -123,17 +125,20 @@ def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaL
         if packet.is_corrupt and not open_ended:
             raise InvalidInput.at(field, "the file is damaged or cut off")
         for frame in frames:
-            rate = frame.sample_rate
+            rate = rate or frame.sample_rate
             if not MIN_RATE <= rate <= MAX_RATE:
                 raise InvalidInput.at(field, f"the sample rate is {rate} Hz; {MIN_RATE} to {MAX_RATE} are read")
-            seconds += frame.samples / rate
-            if seconds > limits.max_media_seconds:
+            if frame.sample_rate != rate:
+                raise InvalidInput.at(field, f"the sample rate changes from {rate} to {frame.sample_rate} Hz midway")
+            samples += frame.samples
+            if samples > limits.max_media_seconds * rate:
                 raise TooLarge.at(field, f"the sound is longer than {limits.max_media_seconds:g} s")
             if frame.is_corrupt:
                 raise InvalidInput.at(field, "the file is damaged or cut off")
             yield rate, _channel_mean(frame, field)
-    said = _declared_seconds(container, stream)
-    if seconds < 0.99 * said - 0.1:  # encoders pad and trim; a tenth of a second is theirs
+    seconds, said = samples / max(rate, 1), _declared_seconds(container, stream)
+    exact = container.format.name in FORMATS_WITH_EXACT_LENGTH
+    if seconds < said - (1e-3 if exact else 0.1 + 0.01 * said):
         raise InvalidInput.at(
             field, f"the file is damaged or cut off: it has {seconds:.2f} s of sound and says {said:.2f} s"
         )
@@ -192,23 +197,20 @@ def _channel_mean(frame: Any, field: Field) -> PCM:
     return mean.astype(np.float32)
 
 
-def _resampled(frames: Iterator[tuple[int, PCM]], field: Field) -> Iterator[PCM]:
+def _resampled(frames: Iterator[tuple[int, PCM]]) -> Iterator[PCM]:
     """The same sound at 16 kHz."""
     av = require("av", "reading audio and video files")
     resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
-    known, size = 0, 0
     waiting: list[PCM] = []
+    rate = size = 0
 
     def convert() -> Iterator[PCM]:
         frame = av.AudioFrame.from_ndarray(np.concatenate(waiting)[None], format="flt", layout="mono")
-        frame.sample_rate = known
+        frame.sample_rate = rate
         for out in resampler.resample(frame):
             yield out.to_ndarray()[0]
 
     for rate, samples in frames:
-        if known not in (0, rate):
-            raise InvalidInput.at(field, f"the sample rate changes from {known} to {rate} Hz midway")
-        known = rate
         if rate == SAMPLE_RATE:
             yield samples
             continue
@@ -217,9 +219,8 @@ def _resampled(frames: Iterator[tuple[int, PCM]], field: Field) -> Iterator[PCM]
         if size >= RESAMPLE_SECONDS * rate:
             yield from convert()
             waiting, size = [], 0
-    if known in (0, SAMPLE_RATE):
-        return
     if size:
         yield from convert()
-    for out in resampler.resample(None):
-        yield out.to_ndarray()[0]
+    if rate not in (0, SAMPLE_RATE):
+        for out in resampler.resample(None):
+            yield out.to_ndarray()[0]

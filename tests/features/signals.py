@@ -48,14 +48,13 @@ def encode(
             pictures = out.add_stream(video, rate=25)
             pictures.width = pictures.height = 64
             pictures.pix_fmt = "yuv420p"
-        stream = out.add_stream(codec, rate=rate) if sound else None
+        stream = out.add_stream(codec, rate=rate, layout=layout) if sound else None
         if pictures is not None:
             for i in range(round(channels.shape[1] / rate * 25)):
                 picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i, np.uint8), format="rgb24")
                 out.mux(pictures.encode(picture))
             out.mux(pictures.encode(None))
         if stream is not None:
-            stream.layout = layout
             frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
             frame.sample_rate = rate
             out.mux(stream.encode(frame))
