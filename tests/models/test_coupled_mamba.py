@@ -67,6 +67,16 @@ def test_a_read_is_the_last_read_of_the_prefix(coupling: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("coupling", RECURRENT)
+def test_steps_without_any_input_change_nothing(coupling: str) -> None:
+    present = torch.zeros(3, 8, dtype=torch.bool)
+    present[0, [0, 2, 3, 6]] = True  # text alone; its convolution window reaches over the gaps
+    batch = make_clips([8], present, seed=4)
+    expected = forward_clips(model_of(coupling), batch.rows(torch.tensor([0, 2, 3, 6])))
+    torch.testing.assert_close(run_clips(model_of(coupling), batch, [1, 4, 5]), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(forward_clips(model_of(coupling), batch), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("coupling", RECURRENT)
 def test_an_absent_modality_is_as_if_the_model_had_never_had_it(coupling: str) -> None:
     present = torch.ones(3, 6, dtype=torch.bool)
     present[1] = False  # audio
