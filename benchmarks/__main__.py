@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.figures import Bench, machine, save, table
+from benchmarks.figures import Bench, load, machine, save, table
 from benchmarks.floors import measure_rates
 from benchmarks.works import WORKS
 
 RESULTS = Path(__file__).parent / "results"
-THOROUGH_S, QUICK_S = 12.0, 2.0  # of one comparison; the slowest take their three rounds all the same
+THOROUGH, QUICK = (12.0, 3), (1.5, 2)  # seconds of one comparison, and its rounds at least
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,14 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; all by default")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute, with more noise")
     parser.add_argument("--save", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
+    parser.add_argument("--show", metavar="NAME", help="measure nothing; print the table of the kept figures NAME")
     chosen = parser.parse_args(arguments)
+    if chosen.show:
+        description, figures = load(RESULTS / f"{chosen.show}.json")
+        print(table(figures))
+        print("\n".join(f"{name}: {value}" for name, value in description.items()))
+        return
     if unknown := sorted(set(chosen.works) - set(WORKS)):
         parser.error(f"unknown works {unknown}; known are {', '.join(WORKS)}")
 
     torch.set_num_threads(1)
     rates = measure_rates()
     description = machine(rates, shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])]))
-    bench = Bench(rates, budget_s=QUICK_S if chosen.quick else THOROUGH_S)
+    bench = Bench(rates, *(QUICK if chosen.quick else THOROUGH))
     figures = []
     for name in chosen.works or WORKS:
         for figure in WORKS[name](bench):

@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,15 +15,23 @@ from typing import Any
 import torch
 
 from benchmarks.floors import Floor, Rates
-from benchmarks.timing import Timing
+from benchmarks.timing import Timing, interleaved
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What a work needs to know of the run: the machine's rates, and the seconds that one comparison may take."""
+    """What a work needs to know of the run: the machine's rates, and the length of one comparison.
+
+    budget_s is what it may take; a slow one takes `least` rounds all the same.
+    """
 
     rates: Rates
     budget_s: float
+    least: int = 3
+
+    def compare(self, rivals: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
+        """Time rivals that have run before, in turn."""
+        return interleaved(rivals, budget_s=self.budget_s, least=self.least)
 
 
 @dataclass(frozen=True)
@@ -119,6 +127,12 @@ def machine(rates: Rates, command: str) -> dict[str, Any]:
         "command": command,
         "rates": {name: float(f"{rate:.3g}") for name, rate in asdict(rates).items()},
     }
+
+
+def load(path: Path) -> tuple[dict[str, Any], list[Figure]]:
+    """What `save` wrote: the machine and the figures."""
+    saved = json.loads(path.read_text("utf-8"))
+    return saved["machine"], [Figure(**figure) for figure in saved["figures"]]
 
 
 def save(path: Path, description: dict[str, Any], figures: Sequence[Figure]) -> None:

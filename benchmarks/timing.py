@@ -31,15 +31,13 @@ class Timing:
 
 
 def interleaved(
-    rivals: Mapping[str, Callable[[], object]], *, budget_s: float, least: int = 3, most: int = 50
+    rivals: Mapping[str, Callable[[], object]], *, budget_s: float, least: int, most: int = 50
 ) -> dict[str, Timing]:
     """Time each rival once a round, A B A B …, so that whatever else the machine does falls on all of them alike.
 
-    One round more comes first and is not counted. Rounds go on for `budget_s` seconds, but are at least `least` (two
-    or more) and at most `most`.
+    Each must have run before, or the first round pays for what is only done once. Rounds go on for `budget_s`
+    seconds, but are at least `least` (two or more) and at most `most`.
     """
-    for run in rivals.values():
-        run()
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     stop = time.perf_counter() + budget_s
     for count in range(most):

@@ -17,7 +17,6 @@ from torch import nn
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
 from benchmarks.floors import coupled_mamba_needs
-from benchmarks.timing import interleaved
 from service.engine.engine import Engine, Lane, Limits
 from service.engine.request import Request
 from service.engine.runner import Runner
@@ -144,7 +143,7 @@ def _compare(
     apart = {name: float(np.abs(answers[name] - answers["ours"]).max()) for name in rivals}
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: the answers differ by {apart}, more than {TOLERANCE}: nothing to compare")
-    timings = interleaved(runs, budget_s=bench.budget_s)
+    timings = bench.compare(runs)
     weights = sum(parameter.numel() for parameter in ours.parameters())
     floor = coupled_mamba_needs(ours.config, count, STEPS, weights).floor(bench.rates)
     for name in rivals:

@@ -27,7 +27,6 @@ from safetensors.torch import save_file
 
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
-from benchmarks.timing import interleaved
 from benchmarks.works.predict_engine import RELEASED, TOLERANCE, clips, lane_of, through_engine
 from service.engine.engine import Engine
 from service.features.types import Clip
@@ -60,7 +59,9 @@ def run(bench: Bench) -> Iterator[Figure]:
                 for in_flight in IN_FLIGHT:
                     runs: dict[str, Callable[[], object]] = {"engine": _direct(engine, clip, in_flight)}
                     runs |= {name: _over_http(address, *encoding, in_flight) for name, encoding in encodings.items()}
-                    timings = interleaved(runs, budget_s=bench.budget_s)
+                    for round_ in runs.values():
+                        round_()
+                    timings = bench.compare(runs)
                     each = {name: timing.per(REQUESTS) for name, timing in timings.items()}
                     for name in encodings:
                         work = f"predict_http/{name}/{in_flight} in flight"

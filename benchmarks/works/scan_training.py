@@ -15,7 +15,6 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
 from benchmarks.floors import scan_training_needs
-from benchmarks.timing import interleaved
 from service.kernels.coupled_scan.parallel import coupled_scan_parallel
 
 M, CLIPS, STEPS, D, N = 3, 32, 50, 96, 8
@@ -64,7 +63,7 @@ def _compare(bench: Bench, coupling: str) -> Iterator[Figure]:
     apart = {name: max(map(_difference, answer, answers["ours"])) for name, answer in answers.items()}
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: the gradients differ by {apart}, more than {TOLERANCE}: nothing to compare")
-    timings = interleaved(runs, budget_s=bench.budget_s)
+    timings = bench.compare(runs)
     floor = scan_training_needs(M, CLIPS, STEPS, D, N).floor(bench.rates)
     for name in list(runs)[1:]:
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import peers
-from benchmarks.figures import Bench, Figure, machine, save, table
+from benchmarks.figures import Bench, Figure, load, machine, save, table
 from benchmarks.floors import Floor, Rates
 from benchmarks.timing import Timing
 from benchmarks.works import predict_engine, scan_training
@@ -58,9 +58,14 @@ def test_a_figure_states_medians() -> None:
 
 def test_saved_figures_read_back(tmp_path: Path) -> None:
     save(tmp_path / "results" / "here.json", machine(BENCH.rates, "python -m benchmarks"), [FIGURE])
-    saved = json.loads((tmp_path / "results" / "here.json").read_text())
-    assert saved["figures"] == [json.loads(FIGURE.line())]
-    assert {"cpu", "cores", "threads", "torch", "date", "command"} <= set(saved["machine"])
+    description, figures = load(tmp_path / "results" / "here.json")
+    assert figures == [FIGURE]
+    assert {"cpu", "cores", "threads", "torch", "date", "command"} <= set(description)
+
+
+def test_documented_figures_are_those_that_were_kept() -> None:
+    _, figures = load(command.RESULTS / "reference.json")
+    assert table(figures) in (command.RESULTS.parent.parent / "docs" / "performance.md").read_text("utf-8")
 
 
 def test_unknown_works_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
