@@ -22,7 +22,7 @@ class Result:
 
 @dataclass(eq=False)
 class Request:
-    """A sequence to be advanced. It owns a slot from its first chunk until it is retired.
+    """A sequence to be advanced. It owns a slot from when one is free for it until it is retired.
 
     id        of the client's request, for the logs
     steps     of the whole sequence

@@ -18,10 +18,10 @@ Retired = Callable[[Request, str], None]
 class Scheduler:
     """One model's requests, in order of arrival, on a fixed number of slots. Used by the engine thread alone.
 
-    A batch holds at most one chunk of each request, at most `chunk_steps` long, and `step_budget` steps in all. The
-    requests that run come before those that wait, and each that was served goes to the back, so that a long sequence
-    delays the others by one chunk and no more. `retired(request, outcome)` is told of each request that leaves, with
-    outcome completed | failed | cancelled | deadline; `_retire` is the only way out.
+    A batch holds at most one chunk of each request, at most `chunk_steps` long, and `step_budget` steps in all. A
+    request takes a slot as soon as one is free, and those on slots take turns: each that was served goes to the back,
+    so that a long sequence delays the others by one chunk and no more. `retired(request, outcome)` is told of each
+    request that leaves, with outcome completed | failed | cancelled | deadline; `_retire` is the only way out.
     """
 
     def __init__(self, slots: int, chunk_steps: int, step_budget: int, retired: Retired) -> None:
@@ -49,6 +49,9 @@ class Scheduler:
     def schedule(self) -> Batch | None:
         """The next batch, or None where nothing is left to run. Drops what was cancelled or came too late first."""
         self._drop_dead(time.monotonic())
+        while self._waiting and self._free:
+            self._waiting[0].slot = self._free.pop()
+            self._running.append(self._waiting.popleft())
         works: list[Work] = []
         budget = self.step_budget
         for request in list(self._running):
@@ -57,12 +60,6 @@ class Scheduler:
             works.append(self._work(request, budget))
             budget -= works[-1].stop - works[-1].start
             self._running.rotate(-1)  # the requests served last are the first of the queue's tail
-        while self._waiting and self._free and budget > 0:
-            request = self._waiting.popleft()
-            request.slot, request.started_s = self._free.pop(), time.monotonic()
-            self._running.append(request)
-            works.append(self._work(request, budget))
-            budget -= works[-1].stop - works[-1].start
         return Batch(tuple(works)) if works else None
 
     def deliver(self, batch: Batch, outputs: Sequence[NDArray[np.float32]]) -> list[Request]:
@@ -95,6 +92,8 @@ class Scheduler:
 
     def _work(self, request: Request, budget: int) -> Work:
         assert request.slot is not None
+        if request.started_s is None:
+            request.started_s = time.monotonic()
         stop = request.done + min(request.remaining, self.chunk_steps, budget)
         return Work(request, request.slot, request.done, stop, fresh=request.done == 0)
 
@@ -103,7 +102,7 @@ class Scheduler:
             if request.future.cancelled():
                 self._retire(request, "cancelled")
             elif request.deadline is not None and now >= request.deadline:
-                where = "while running" if request.slot is not None else "in the queue"
+                where = "in the queue" if request.started_s is None else "while running"
                 error = DeadlineExceeded(f"the deadline passed {where}, after {request.done} of {request.steps} steps")
                 self._retire(request, "deadline", error)
 
