@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ def check_packing(op: str, rows: int, state_rows: int, slots: Tensor, offsets: T
     count = slots.shape[0]
     check_shapes(op, offsets=(offsets, (count + 1,)), fresh=(fresh, (count,)))
     bounds = offsets.tolist()
-    if bounds[0] != 0 or bounds[-1] != rows or any(a > b for a, b in zip(bounds, bounds[1:], strict=False)):
+    if bounds[0] != 0 or bounds[-1] != rows or any(a > b for a, b in pairwise(bounds)):
         raise ValueError(f"{op}: offsets must rise from 0 to {rows}, got {bounds}")
     taken = slots.tolist()
     if len(set(taken)) != count or any(not 0 <= slot < state_rows for slot in taken):

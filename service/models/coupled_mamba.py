@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 
 from service.kernels.causal_conv1d import causal_conv1d
 from service.kernels.coupled_scan import coupled_scan
+from service.kernels.coupled_scan.compiled import CompiledLoop, compile_time_loop
 from service.kernels.coupled_scan.parallel import coupled_scan_parallel
 from service.models.base import Chunk, State, StateTensor
 from service.models.coupled_mamba_config import CoupledMambaConfig
@@ -58,6 +60,11 @@ class CoupledMamba(nn.Module):
         if config.coupling == "learned":
             self.coupling_logits = nn.Parameter(torch.zeros(config.n_layers, modalities, modalities))
         self.head = _Head(config)
+
+    def compile_scan(self) -> None:
+        """Train with the scan in C++ (see `compiled.py`): on a CPU, four times as fast. Needs a C++ compiler."""
+        for layer in self.layers:
+            cast(_Layer, layer).compiled = compile_time_loop()
 
     def state_tensors(self) -> dict[str, StateTensor]:
         """conv windows, SSM states, which chains have started, and the pooling; layers on the second axis."""
@@ -139,6 +146,7 @@ class _Layer(nn.Module):
         super().__init__()
         m, inner, rank, n = len(config.modalities), config.d_inner, config.dt_rank, config.d_state
         self.config, self.dropout = config, dropout
+        self.compiled: CompiledLoop | None = None
         self.norm = _StackedNorm(m, config.d_model)
         self.in_proj = _StackedLinear(m, config.d_model, 2 * inner, bias=False)
         self.conv_weight = nn.Parameter((torch.rand(m, config.d_conv, inner) * 2 - 1) / math.sqrt(config.d_conv))
@@ -171,7 +179,17 @@ class _Layer(nn.Module):
         renormalise = config.coupling != "sum"
         if state is None:
             y = coupled_scan_parallel(
-                x, dt, A, B, C, D, coupling, offsets=offsets, present=present, renormalise=renormalise
+                x,
+                dt,
+                A,
+                B,
+                C,
+                D,
+                coupling,
+                offsets=offsets,
+                present=present,
+                renormalise=renormalise,
+                compiled=self.compiled,
             )
         else:
             y = coupled_scan(

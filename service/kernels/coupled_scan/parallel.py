@@ -1,18 +1,20 @@
 """The coupled scan for training: whole sequences, differentiable, parallel over sequences, chains and channels.
 
 A loop over time with all sequences side by side keeps one step's [b, m, n, d] in the cache of a core and stores only
-the states; its backward recomputes the rest. Autograd over whole [m, t, n, d] tensors measured ten times slower on a
-CPU, where such tensors stream through memory twenty-five times. On a GPU, where launches cost more than bytes, the
-couplings that have a diagonal form (`mean`, `sum`, `none`) take a scan of logarithmic depth over time instead.
+the states; its backward recomputes the rest. A training run may build that loop in C++ (`compiled.py`). Autograd over
+whole [m, t, n, d] tensors measured ten times slower on a CPU, where such tensors stream through memory twenty-five
+times. On a GPU, where launches cost more than bytes, the couplings that have a diagonal form (`mean`, `sum`, `none`)
+take a scan of logarithmic depth over time instead.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from service.kernels.coupled_scan.compiled import CompiledLoop
 from service.kernels.coupled_scan.reference import mixing_weights
 from service.kernels.packing import padding_index
 
@@ -30,11 +32,13 @@ def coupled_scan_parallel(
     present: Tensor,
     renormalise: bool = True,
     depth: str = "auto",
+    compiled: CompiledLoop | None = None,
 ) -> Tensor:
     """`coupled_scan` of fresh sequences whose states are not kept, differentiable in x, dt, A, B, C, D and coupling.
 
     Arguments and result as in `coupled_scan`, but finite at absent steps too. `depth` is "linear" (the loop over
     time), "log" (a doubling scan; only for couplings with a diagonal form) or "auto" (log on a GPU where it applies).
+    `compiled` (see `compiled.py`) takes the loop over time where the tensors are fp32 on a CPU.
     """
     m = x.shape[0]
     sequence, step = padding_index(offsets)
@@ -58,7 +62,7 @@ def coupled_scan_parallel(
         y = _log_depth(pad(x), active_dt, A, pad(B), pad(C), weights, rank_one=kind == "rank-one")
     else:
         y = _TimeLoop.apply(  # type: ignore[no-untyped-call]
-            pad(x), active_dt, A, pad(B), pad(C), weights, kind == "rank-one"
+            pad(x), active_dt, A, pad(B), pad(C), weights, kind == "rank-one", compiled
         )
     packed = y[step, sequence].transpose(0, 1) + D[:, None] * x
     return torch.where(present[..., None], packed, 0.0)
@@ -105,8 +109,14 @@ class _TimeLoop(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, weights: Tensor, rank_one: bool
+        ctx: Any, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, weights: Tensor, rank_one: bool, compiled: Any
     ) -> Tensor:
+        ctx.rank_one, ctx.compiled = rank_one, compiled if x.dtype == torch.float32 and not x.is_cuda else None
+        if ctx.compiled is not None:
+            arguments = [tensor.contiguous() for tensor in (x, dt, A, B, C, weights)]
+            y, earlier = ctx.compiled.forward(*arguments, rank_one)
+            ctx.save_for_backward(*arguments, earlier)
+            return cast(Tensor, y)
         length, count, m, d = x.shape
         n = A.shape[1]
         scale = weights.amax(3)[..., None, None]  # under rank one, the weight of sigma
@@ -122,7 +132,6 @@ class _TimeLoop(torch.autograd.Function):
             y[t] = (C[t, :, :, None] @ states).squeeze(2)
             h = states.sum(1, keepdim=True) if rank_one else states
         ctx.save_for_backward(x, dt, A, B, C, weights, earlier)
-        ctx.rank_one = rank_one
         return y
 
     @staticmethod
@@ -130,6 +139,8 @@ class _TimeLoop(torch.autograd.Function):
         (grad_y,) = grads
         x, dt, A, B, C, weights, earlier = ctx.saved_tensors
         rank_one = ctx.rank_one
+        if ctx.compiled is not None:
+            return *ctx.compiled.backward(grad_y.contiguous(), *ctx.saved_tensors, rank_one), None, None
         scale = weights.amax(3)[..., None, None]
         dtx = dt * x
         grad_dtx, grad_dt, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
@@ -155,7 +166,7 @@ class _TimeLoop(torch.autograd.Function):
                 if ctx.needs_input_grad[5]:
                     grad_weights[t] = grad_mixed.flatten(2) @ earlier[t].flatten(2).transpose(1, 2)
         grad_dt += grad_dtx * x
-        return grad_dtx * dt, grad_dt, grad_A, grad_B, grad_C, grad_weights, None
+        return grad_dtx * dt, grad_dt, grad_A, grad_B, grad_C, grad_weights, None, None
 
 
 def _mix(weights: Tensor, h: Tensor) -> Tensor:
