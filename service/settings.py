@@ -39,7 +39,6 @@ class Settings(BaseSettings):
     threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; None: one a core")
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
-    max_json_depth: int = Field(default=16, ge=4, le=512)
     max_batch_lines: int = Field(default=1000, ge=1)
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
 

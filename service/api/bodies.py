@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,6 @@ from service.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 
 MAX_FORM_PARTS = 8
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors header: a handful of tensors and options
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear, whatever the bytes
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_DEPTH = np.zeros(256, np.int8)
-_DEPTH[list(b"[{")], _DEPTH[list(b"]}")] = 1, -1
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
@@ -63,27 +58,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join([chunk async for chunk in read_chunks(request, max_bytes)])
 
 
-def parse_json(body: bytes, max_depth: int, what: str = "the body") -> Any:
-    """Strict JSON (RFC 8259: no NaN, no Infinity). Raises BadRequest; what nests too deep is refused unbuilt."""
-    if (depth := json_depth(body)) > max_depth:
-        raise BadRequest(f"{what} is nested {depth} deep, at most {max_depth} is read")
+def parse_json(body: bytes, what: str = "the body") -> Any:
+    """Strict JSON (RFC 8259: no NaN, no Infinity). Raises BadRequest, for nesting over orjson's 1024 levels too."""
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"{what} is not JSON: {error.msg} at byte {error.pos}") from None
-
-
-def json_depth(body: bytes) -> int:
-    """How deep brackets nest outside strings; at least the true depth where the text is not JSON."""
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
-    depth = deepest = 0
-    for start in range(0, len(brackets), 2**20):  # in blocks, so that the sums take little memory
-        sums = np.cumsum(
-            _DEPTH[np.frombuffer(brackets, np.uint8, min(2**20, len(brackets) - start), start)], dtype=np.int32
-        )
-        deepest = max(deepest, depth + int(sums.max()))
-        depth += int(sums[-1])
-    return deepest
+        raise BadRequest(f"{what} is not readable JSON: {error.msg} at byte {error.pos}") from None
 
 
 async def read_form(request: Request, max_bytes: int, texts: tuple[str, ...], files: tuple[str, ...]) -> dict[str, Any]:

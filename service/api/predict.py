@@ -83,11 +83,9 @@ async def _read(edge: Edge, request: Request) -> PredictRequest:
     kind = media_type(request, JSON, FORM, SAFETENSORS)
     if kind == FORM:
         parts = await read_form(request, settings.max_body_bytes, ("text", "options"), ("audio", "video"))
-        return from_form(parts, settings.max_json_depth)
+        return from_form(parts)
     body = await read_body(request, settings.max_body_bytes)
-    if kind == SAFETENSORS:
-        return await edge.offload(len(body), from_safetensors, body)
-    return await edge.offload(len(body), from_json, body, settings.max_json_depth)
+    return await edge.offload(len(body), from_json if kind == JSON else from_safetensors, body)
 
 
 async def _answer(edge: Edge, call: PredictRequest, deadline: float, call_id: str) -> bytes:
@@ -144,7 +142,7 @@ class _Batch:
         request_id.set(call_id)
         start = time.monotonic()
         try:
-            call = await self.edge.offload(len(line), from_json, line, self.edge.runtime.settings.max_json_depth)
+            call = await self.edge.offload(len(line), from_json, line)
             deadline = _deadline(self.edge, start, call, None)
             answer = await _answer(self.edge, call, min(deadline, self.end or deadline), call_id)
         except Exception as error:

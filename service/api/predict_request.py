@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
 from service.api.bodies import parse_json, parse_safetensors
@@ -32,26 +33,26 @@ class PredictRequest:
     options: Options
 
 
-def from_json(body: bytes, max_depth: int) -> PredictRequest:
+def from_json(body: bytes) -> PredictRequest:
     """Read `application/json`. Raises BadRequest, InvalidInput."""
-    document = parse_json(body, max_depth)
+    document = parse_json(body)
     try:
         request = PredictBody.model_validate(document)
     except ValidationError as error:
-        raise invalid(error) from None
+        raise invalid(_faults(error)) from None
     features = _features(dict(request.features or ()), dict(request.timestamps or ()), rows, times)
     return PredictRequest(_media(request.media), features, request)
 
 
-def from_form(parts: Mapping[str, Any], max_depth: int) -> PredictRequest:
+def from_form(parts: Mapping[str, Any]) -> PredictRequest:
     """Read `multipart/form-data`, given its parts: text and options str, audio and video bytes."""
     options = Options()
     if "options" in parts:
-        document = parse_json(parts["options"].encode(), max_depth, "options")
+        document = parse_json(parts["options"].encode(), "options")
         try:
             options = Options.model_validate(document)
         except ValidationError as error:
-            raise invalid(error, ("options",)) from None
+            raise invalid(_faults(error), ("options",)) from None
     text = (TextSegment(parts["text"]),) if "text" in parts else None
     return PredictRequest(Media(text, parts.get("audio"), parts.get("video")), {}, options)
 
@@ -77,7 +78,7 @@ def from_safetensors(body: bytes) -> PredictRequest:
     try:
         options = Options.model_validate(values)
     except ValidationError as error:
-        raise invalid(error, ("metadata",)) from None
+        raise invalid(_faults(error), ("metadata",)) from None
     return PredictRequest(Media(), features, options)
 
 
@@ -114,3 +115,7 @@ def _bytes(data: str, name: str) -> bytes:
         return binascii.a2b_base64(data, strict_mode=True)
     except ValueError as error:  # binascii.Error, and str with characters beyond ASCII
         raise InvalidInput.at(("media", name, "data"), f"not base64: {str(error).lower()}") from None
+
+
+def _faults(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False, include_input=False)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,6 +19,8 @@ from service.errors import FieldError, Internal, InvalidInput, NotFound, Service
 from service.metrics import Metrics
 
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20  # of one answer, which is not to grow with a malicious question
+MAX_KEY_CHARS = 100
 CLIENT_GONE = 499  # nginx's status for a client that closed; it is seen by logs and metrics only
 
 
@@ -44,13 +45,13 @@ def unexpected() -> Internal:
     return Internal("an internal error; the service's log has it under this request's id")
 
 
-def invalid(error: ValidationError | RequestValidationError, root: tuple[str, ...] = ()) -> InvalidInput:
-    """pydantic's faults as ours; `root` is where the validated value stood in the request."""
-    faults = tuple(FieldError((*root, *fault["loc"]), _message(fault)) for fault in error.errors())
-    first = faults[0]
+def invalid(faults: Sequence[Mapping[str, Any]], root: tuple[str, ...] = ()) -> InvalidInput:
+    """pydantic's faults as ours, the first of them; `root` is where the validated value stood in the request."""
+    errors = tuple(FieldError((*root, *map(_short, fault["loc"])), _message(fault)) for fault in faults[:MAX_ERRORS])
+    first = errors[0]
     where = ".".join(str(part) for part in first.loc) or "the body"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return InvalidInput(f"{where}: {first.msg}{more}", errors=faults)
+    return InvalidInput(f"{where}: {first.msg}{more}", errors=errors)
 
 
 def count(metrics: Metrics, error: ServiceError) -> None:
@@ -69,12 +70,12 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 
     async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return await service_error(request, invalid(error))
+        return await service_error(request, invalid(error.errors()))
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return await service_error(request, NotFound(f"no such path: {request.url.path}"))
+            return await service_error(request, NotFound(f"no such path: {request.url.path[:MAX_KEY_CHARS]}"))
         status = HTTPStatus(error.status_code)
         code = status.name.lower()
         detail = error.detail
@@ -91,6 +92,11 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(ClientDisconnect, gone)
+
+
+def _short(part: str | int) -> str | int:
+    """A client's own key, fit to be sent back."""
+    return part if isinstance(part, int) or len(part) <= MAX_KEY_CHARS else f"{part[:MAX_KEY_CHARS]}…"
 
 
 def _message(fault: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import uvicorn
 from service.api.app import create_app
 from service.api.context import Gate
 from service.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 5  # for answers on their way out when the drain is over
 
@@ -62,6 +65,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second -> whether to end. New connections are taken, and told, until the drain is over."""
         if self.drained_by is not None and (self.gate.running == 0 or time.monotonic() >= self.drained_by):
+            log.info("drained", extra={"unfinished": self.gate.running})
             await asyncio.to_thread(self.runtime.close, 0)  # whatever still runs is answered
             return True
         return await super().on_tick(counter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Generator
 from typing import Any
@@ -42,7 +43,7 @@ UNREADABLE = {
     "not utf-8": body(b'{"media": {"text": "\xff"}}'),
     "half a surrogate": body(b'{"media": {"text": "\\ud800"}}'),
     "deep": body(b"[" * 500_000),
-    "deep and closed": body(b'{"features": {"audio": ' + b"[" * 900 + b"]" * 900 + b"}}"),
+    "deep and closed": body(b'{"features": {"audio": ' + b"[" * 1100 + b"]" * 1100 + b"}}"),
     "deep objects": body(b'{"a":' * 100_000),
     "tensors: empty": {"content": b"", "headers": SAFETENSORS},
     "tensors: header cut": tensors(b'{"audio": {"dtype": "F32"', claimed=500),
@@ -103,6 +104,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str | int]]] = {
     "no dims in tensors": (as_safetensors({"audio": np.zeros((3, 0), np.float32)}), ["features", "audio"]),
     "flat": (body(b'{"features": {"audio": [1, 2, 3, 4, 5]}}'), ["features", "audio"]),
     "nested once more": (body(b'{"features": {"audio": [[[1, 2, 3, 4, 5]]]}}'), ["features", "audio", 0, 0]),
+    "as deep as json goes": (
+        body(b'{"features": {"audio": ' + b"[" * 1000 + b"]" * 1000 + b"}}"),
+        ["features", "audio", 0, 0],
+    ),
     "flat tensor": (as_safetensors({"audio": np.zeros(5, np.float32)}), ["features", "audio"]),
     "boolean among numbers": (body(b'{"features": {"audio": [[1, 2, true, 4, 5]]}}'), ["features", "audio", 0, 2]),
     "string among numbers": (body(b'{"features": {"audio": [[1, 2, "3", 4, 5]]}}'), ["features", "audio", 0, 2]),
@@ -216,6 +221,17 @@ async def test_a_width_that_is_wrong_says_what_came_and_what_was_expected(client
     assert "features.audio" in detail
     assert "3" in detail
     assert "5" in detail
+
+
+async def test_the_answer_does_not_grow_with_the_question(client: httpx.AsyncClient) -> None:
+    many = json.dumps({f"field{n}": n for n in range(50_000)}).encode()
+    long = json.dumps({"x" * 1_000_000: 1}).encode()
+    model = json.dumps({"model": "y" * 1_000_000, "features": {"audio": [[1, 2, 3, 4, 5]]}}).encode()
+    for content in (many, long, model):
+        response = await client.post("/predict", **body(content))
+        check(response, 422, "invalid_input")
+        assert len(response.content) < 4000
+    assert "49999 more" in (await client.post("/predict", **body(many))).json()["detail"]
 
 
 async def test_a_body_without_length_is_cut_at_the_limit(client: httpx.AsyncClient) -> None:

@@ -46,7 +46,7 @@ async def test_each_line_is_answered_as_if_alone_and_in_order(client: httpx.Asyn
 
 async def test_a_broken_line_is_a_problem_in_its_place(client: httpx.AsyncClient) -> None:
     good = document(0, 3)
-    wrong = [b"{", {"features": {"audio": [[1]]}}, {**good, "mood": 1}, {**good, "model": "large"}, b"[" * 1000]
+    wrong = [b"{", {"features": {"audio": [[1]]}}, {**good, "mood": 1}, {**good, "model": "large"}, b"[" * 2000]
     content = as_lines(good, *wrong, good)
     content["headers"] = content["headers"] | {"X-Request-Id": "night"}
     answers = lines(await client.post("/predict/batch", **content))

@@ -106,6 +106,20 @@ async def test_a_body_over_the_thread_threshold_is_read_alike(client: httpx.Asyn
     assert one["sentiment"] == two["sentiment"]
 
 
+async def test_200_at_a_time_get_the_answers_that_each_gets_alone(client: httpx.AsyncClient) -> None:
+    shapes = [{"text": 3}, {"audio": 17}, {"video": 1, "audio": 40}, {"text": 9, "audio": 2, "video": 5}]
+    clips = [clip(seed, **shapes[seed % 4]) for seed in range(200)]
+    alone = [(await client.post("/predict", **as_safetensors(features))).json() for features in clips]
+    together = await asyncio.gather(*(client.post("/predict", **as_json(features)) for features in clips))
+    for one, response in zip(alone, together, strict=True):
+        body = response.json()
+        assert body["sentiment"] == pytest.approx(one["sentiment"], abs=1e-5)
+        assert body["probabilities"] == pytest.approx(one["probabilities"], abs=1e-5)
+        assert {name: reading and reading["steps"] for name, reading in body["modalities"].items()} == {
+            name: reading and reading["steps"] for name, reading in one["modalities"].items()
+        }
+
+
 async def test_the_clients_id_is_kept_and_a_strange_one_is_replaced(client: httpx.AsyncClient) -> None:
     request = as_json(clip(audio=2))
     request["headers"] = request["headers"] | {"X-Request-Id": "call-7.a_B"}
