@@ -1,8 +1,7 @@
-"""From a request's bytes to plain values: bounded reading, JSON, forms, safetensors. No route's meaning is here."""
+"""From a request's bytes to plain values: bounded reading, JSON, safetensors. No route's meaning is here."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +9,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from service.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 
-MAX_FORM_PARTS = 8
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors header: a handful of tensors and options
 _FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
@@ -39,23 +35,20 @@ def media_type(request: Request, *allowed: str) -> str:
     return kind
 
 
-async def read_chunks(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    """The body as it comes. Raises TooLarge as soon as it is known to be over, ClientDisconnect."""
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body. Raises TooLarge as soon as it is known to be over, ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     too_large = TooLarge(f"the body is over the limit of {max_bytes} bytes")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
         raise too_large
+    chunks: list[bytes] = []
     total = 0
     async for chunk in request.stream():
         total += len(chunk)
         if total > max_bytes:
             raise too_large
-        yield chunk
-
-
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises TooLarge, ClientDisconnect."""
-    return b"".join([chunk async for chunk in read_chunks(request, max_bytes)])
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def parse_json(body: bytes, what: str = "the body") -> Any:
@@ -64,59 +57,6 @@ def parse_json(body: bytes, what: str = "the body") -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"{what} is not readable JSON: {error.msg} at byte {error.pos}") from None
-
-
-async def read_form(request: Request, max_bytes: int, texts: tuple[str, ...], files: tuple[str, ...]) -> dict[str, Any]:
-    """A multipart form's parts by name: str for `texts`, bytes for `files`; each at most once, none other.
-
-    Raises BadRequest, InvalidInput, TooLarge, ClientDisconnect.
-    """
-    parser = _FormParser(
-        request.headers,
-        read_chunks(request, max_bytes),
-        max_files=MAX_FORM_PARTS,
-        max_fields=MAX_FORM_PARTS,
-        max_part_size=max_bytes,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise BadRequest(f"the form is unreadable: {error.message}") from None
-    parts: dict[str, Any] = {}
-    try:
-        if not parser.ended:  # the parser would drop the last part in silence
-            raise BadRequest("the form ends before its closing boundary")
-        for name, part in form.multi_items():
-            if name not in texts + files:
-                raise InvalidInput.at((name,), "unknown field")
-            if name in parts:
-                raise InvalidInput.at((name,), "came twice")
-            if isinstance(part, UploadFile):
-                content = await part.read()
-                parts[name] = content if name in files else _utf8(content, name)
-            elif name in files:
-                raise InvalidInput.at((name,), "a file is expected: a part with a filename")
-            else:
-                parts[name] = part
-    finally:
-        await form.close()
-    return parts
-
-
-class _FormParser(MultiPartParser):
-    """Also tells whether the closing boundary came."""
-
-    ended = False
-
-    def on_end(self) -> None:
-        self.ended = True
-
-
-def _utf8(content: bytes, name: str) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidInput.at((name,), f"not utf-8 at byte {error.start}") from None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from service.api.bodies import media_type, read_body, read_form
+from service.api.bodies import media_type, read_body
 from service.api.context import Caller, Edge, no_query
 from service.api.openapi import FORM, JSON, JSON_LINES, SAFETENSORS, batch_docs, predict_docs
 from service.api.predict_request import PredictRequest, from_form, from_json, from_safetensors
@@ -81,10 +81,9 @@ def _deadline(edge: Edge, start: float, call: PredictRequest, budget_ms: int | N
 async def _read(edge: Edge, request: Request) -> PredictRequest:
     settings = edge.runtime.settings
     kind = media_type(request, JSON, FORM, SAFETENSORS)
-    if kind == FORM:
-        parts = await read_form(request, settings.max_body_bytes, ("text", "options"), ("audio", "video"))
-        return from_form(parts)
     body = await read_body(request, settings.max_body_bytes)
+    if kind == FORM:
+        return await edge.offload(len(body), from_form, body, request.headers["content-type"])
     return await edge.offload(len(body), from_json if kind == JSON else from_safetensors, body)
 
 

@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
 from service.api.bodies import parse_json, parse_safetensors
+from service.api.forms import parse_form
 from service.api.problems import invalid
 from service.api.schemas import MediaFields, Options, PredictBody
 from service.errors import InvalidInput
@@ -44,8 +45,9 @@ def from_json(body: bytes) -> PredictRequest:
     return PredictRequest(_media(request.media), features, request)
 
 
-def from_form(parts: Mapping[str, Any]) -> PredictRequest:
-    """Read `multipart/form-data`, given its parts: text and options str, audio and video bytes."""
+def from_form(body: bytes, content_type: str) -> PredictRequest:
+    """Read `multipart/form-data`; `content_type` is the whole header. Raises BadRequest, InvalidInput."""
+    parts = parse_form(body, content_type, ("text", "options"), ("audio", "video"))
     options = Options()
     if "options" in parts:
         document = parse_json(parts["options"].encode(), "options")

@@ -30,9 +30,7 @@ class _Strict(BaseModel):
 class Options(_Strict):
     """What may be asked beside the input. null is the same as absent."""
 
-    model: str | None = Field(
-        default=None, max_length=256, description="Which model; the first that is served where absent."
-    )
+    model: str | None = Field(default=None, max_length=256, description="Which model; the first served where absent.")
     timeline: bool = Field(default=False, description="Also the running sentiment at each step.")
     attribution: bool = Field(default=False, description="Also each modality's contribution, by leaving it out.")
     deadline_ms: int | None = Field(
