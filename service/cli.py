@@ -179,7 +179,8 @@ def describe(prediction: Prediction) -> str:
         note = f" ({prediction.notes[name]})" if name in prediction.notes else ""
         gave = "" if reading is None or reading.contribution is None else f", contribution {reading.contribution:+.2f}"
         lines.append(f"{name}: " + ("absent" if reading is None else f"{reading.steps} steps{gave}") + note)
-    lines += [f"  {t:8.2f} s  {value:+.2f}" for t, value in prediction.timeline or ()]
+    if prediction.timeline is not None:
+        lines += ["timeline:", *(f"  {t:8.2f}  {value:+.2f}" for t, value in prediction.timeline)]
     return "\n".join(lines)
 
 

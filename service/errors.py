@@ -39,9 +39,7 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(
-        self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after_s: float | None = None
-    ) -> None:
+    def __init__(self, detail: str, *, errors: tuple[FieldError, ...] = (), retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = errors

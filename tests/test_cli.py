@@ -100,8 +100,9 @@ def test_a_prediction_to_read() -> None:
         "text: 14 steps, contribution +0.80",
         "audio: 50 steps",
         "video: absent (no action units came)",
-        "      0.00 s  +0.10",
-        "      0.04 s  +1.42",
+        "timeline:",
+        "      0.00  +0.10",
+        "      0.04  +1.42",
     ]
 
 
