@@ -39,7 +39,9 @@ class Figure:
     """One comparison, in seconds.
 
     work            e.g. predict_engine/layers/32 clips
-    ours, peer      medians of interleaved rounds; *_iqr the distance between their quartiles
+    ours, peer      medians of interleaved rounds by the clock; *_iqr the distance between their quartiles; *_cpu the
+                    medians of the processor's time, which the machine's other work moves least. None: other processes
+                    have a part in it
     ratio           peer / ours: above 1 we are the faster
     floor           seconds below which the machine cannot do the work, and what binds there; None: none is stated
     floor_fraction  floor / ours: 1 is the machine's limit
@@ -56,6 +58,8 @@ class Figure:
     floor_bound: str | None
     ours_iqr: float
     peer_iqr: float
+    ours_cpu: float | None
+    peer_cpu: float | None
     rounds: int
     disagreement: float | None
 
@@ -69,6 +73,7 @@ class Figure:
         *,
         floor: Floor | None = None,
         disagreement: float | None = None,
+        cpu: bool = True,
     ) -> Figure:
         """The comparison of two timings of the same rounds."""
         return cls(
@@ -82,6 +87,8 @@ class Figure:
             floor_bound=floor and floor.bound,
             ours_iqr=ours.iqr,
             peer_iqr=peer.iqr,
+            ours_cpu=ours.cpu if cpu else None,
+            peer_cpu=peer.cpu if cpu else None,
             rounds=len(ours.seconds),
             disagreement=disagreement,
         )
@@ -93,21 +100,26 @@ class Figure:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures for a reader, in milliseconds with the quartile distance behind ±."""
-    rows = [("work", "ours ms", "peer ms", "peer", "ratio", "of floor")]
+    """The figures for a reader, in milliseconds with the quartile distance behind ±; (…) is the processor's time."""
+    rows = [("work", "ours ms", "peer ms", "ratio", "of floor", "peer")]
     for f in figures:
         rows.append(
             (
                 f.work,
-                f"{1e3 * f.ours:.2f} ± {1e3 * f.ours_iqr:.2f}",
-                f"{1e3 * f.peer:.2f} ± {1e3 * f.peer_iqr:.2f}",
+                _milliseconds(f.ours, f.ours_iqr, f.ours_cpu),
+                _milliseconds(f.peer, f.peer_iqr, f.peer_cpu),
+                f"{f.ratio:.2f}" + (f" ({f.peer_cpu / f.ours_cpu:.2f})" if f.ours_cpu and f.peer_cpu else ""),
+                "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} {f.floor_bound}",
                 f.peer_name,
-                f"{f.ratio:.2f}",
-                "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} ({f.floor_bound})",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _milliseconds(median: float, iqr: float, cpu: float | None) -> str:
+    shown = [f"{1e3 * s:.{0 if s >= 0.1 else 1 if s >= 0.01 else 2}f}" for s in (median, iqr, cpu or 0.0)]
+    return f"{shown[0]} ± {shown[1]}" + (f" ({shown[2]})" if cpu else "")
 
 
 def machine(rates: Rates, command: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Needs:
         return Floor(seconds[bound], bound)
 
 
-def measure_rates(budget_s: float = 2.0) -> Rates:
+def measure_rates(budget_s: float = 4.0) -> Rates:
     """Measure this machine on one thread: the best of many short tries, since a floor is what an idle core could do."""
     large = torch.ones(64 * 2**20 // FLOAT_BYTES)  # well beyond the cache of one core
     values, out = torch.linspace(-8.0, 0.0, 2**14), torch.empty(2**14)  # both inside it

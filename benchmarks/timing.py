@@ -10,14 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every round."""
+    """Seconds of every round by the clock, and of the processor for this process: what others leave untouched."""
 
     seconds: tuple[float, ...]
+    cpu_seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
         """The middle round: what a figure states."""
         return statistics.median(self.seconds)
+
+    @property
+    def cpu(self) -> float:
+        """The middle round's time of the processor; close to `median` where the process has a core to itself."""
+        return statistics.median(self.cpu_seconds)
 
     @property
     def iqr(self) -> float:
@@ -27,7 +33,7 @@ class Timing:
 
     def per(self, count: int) -> Timing:
         """Seconds of one, where a round does `count` of them."""
-        return Timing(tuple(seconds / count for seconds in self.seconds))
+        return Timing(tuple(s / count for s in self.seconds), tuple(s / count for s in self.cpu_seconds))
 
 
 def interleaved(
@@ -38,13 +44,13 @@ def interleaved(
     Each must have run before, or the first round pays for what is only done once. Rounds go on for `budget_s`
     seconds, but are at least `least` (two or more) and at most `most`.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
     stop = time.perf_counter() + budget_s
     for count in range(most):
         if count >= least and time.perf_counter() >= stop:
             break
         for name, run in rivals.items():
-            begun = time.perf_counter()
+            begun, cpu_begun = time.perf_counter(), time.process_time()
             run()
-            seconds[name].append(time.perf_counter() - begun)
-    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+            rounds[name].append((time.perf_counter() - begun, time.process_time() - cpu_begun))
+    return {name: Timing(*zip(*values, strict=True)) for name, values in rounds.items()}

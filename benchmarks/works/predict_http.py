@@ -65,7 +65,7 @@ def run(bench: Bench) -> Iterator[Figure]:
                     each = {name: timing.per(REQUESTS) for name, timing in timings.items()}
                     for name in encodings:
                         work = f"predict_http/{name}/{in_flight} in flight"
-                        yield Figure.of(work, each[name], each["engine"], "the engine driven directly")
+                        yield Figure.of(work, each[name], each["engine"], "the engine driven directly", cpu=False)
         finally:
             engine.stop()
 

@@ -1,12 +1,15 @@
 """Forward and backward through the coupled scan at the shape of training, against autograd.
 
-Ours is `coupled_scan_parallel` as the model calls it. The rivals are autograd through the recurrence written as a
-loop (benchmarks/peers.py), and, where the coupling has a diagonal form, the scan of logarithmic depth on whole tensors.
+Ours is `coupled_scan_parallel`, its loop over time in PyTorch and, where a C++ compiler is at hand, in C++. The rivals
+are autograd through the recurrence written as a loop (benchmarks/peers.py) and, where the coupling has a diagonal form,
+the scan of logarithmic depth on whole tensors.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch import Tensor
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
 from benchmarks.floors import scan_training_needs
+from service.kernels.coupled_scan.compiled import CompiledLoop, compile_time_loop
 from service.kernels.coupled_scan.parallel import coupled_scan_parallel
 
 M, CLIPS, STEPS, D, N = 3, 32, 50, 96, 8
@@ -23,11 +27,16 @@ TOLERANCE = 1e-4  # of the largest gradient of each tensor
 
 def run(bench: Bench) -> Iterator[Figure]:
     """Couplings `mean` (its state is sigma) and `learned` (M chains)."""
+    try:
+        compiled = compile_time_loop()
+    except (ImportError, OSError, RuntimeError) as error:
+        print(f"scan_training: without the loop in C++, which cannot be built here: {error}", file=sys.stderr)
+        compiled = None
     for coupling in ("mean", "learned"):
-        yield from _compare(bench, coupling)
+        yield from _compare(bench, coupling, compiled)
 
 
-def _compare(bench: Bench, coupling: str) -> Iterator[Figure]:
+def _compare(bench: Bench, coupling: str, compiled: CompiledLoop | None) -> Iterator[Figure]:
     inputs, logits = _inputs()
     learned = [*inputs, logits] if coupling == "learned" else inputs
     rows = CLIPS * STEPS
@@ -37,9 +46,9 @@ def _compare(bench: Bench, coupling: str) -> Iterator[Figure]:
     def G() -> Tensor:
         return logits.softmax(1) if coupling == "learned" else torch.full((M, M), 1.0 / M)
 
-    def packed(depth: str) -> Callable[[], list[Tensor]]:
+    def packed(**how: Any) -> Callable[[], list[Tensor]]:
         def forward() -> Tensor:
-            return coupled_scan_parallel(*inputs, G(), offsets=offsets, present=present, depth=depth)
+            return coupled_scan_parallel(*inputs, G(), offsets=offsets, present=present, **how)
 
         return lambda: _gradients(forward(), learned)
 
@@ -51,22 +60,23 @@ def _compare(bench: Bench, coupling: str) -> Iterator[Figure]:
 
         return lambda: _gradients(forward(), learned)
 
-    runs = {
-        "ours": packed("auto"),
+    ours = {f"scan_training/{coupling}, PyTorch": packed()}
+    if compiled:
+        ours[f"scan_training/{coupling}, C++"] = packed(compiled=compiled)
+    rivals = {
         "autograd, decays laid out": looped(peers.coupled_scan),
         "autograd, lean loop": looped(peers.coupled_scan_lean),
     }
     if coupling == "mean":
-        runs["log depth, whole tensors"] = packed("log")
-    work = f"scan_training/{coupling}"
-    answers = {name: run() for name, run in runs.items()}
-    apart = {name: max(map(_difference, answer, answers["ours"])) for name, answer in answers.items()}
+        rivals["log depth, whole tensors"] = packed(depth="log")
+    answers = {name: run() for name, run in (ours | rivals).items()}
+    apart = {(a, b): max(map(_difference, answers[b], answers[a])) for a in ours for b in rivals}
     if not max(apart.values()) <= TOLERANCE:
-        raise RuntimeError(f"{work}: the gradients differ by {apart}, more than {TOLERANCE}: nothing to compare")
-    timings = bench.compare(runs)
+        raise RuntimeError(f"the gradients differ by {apart}, more than {TOLERANCE}: nothing to compare")
+    timings = bench.compare(ours | rivals)
     floor = scan_training_needs(M, CLIPS, STEPS, D, N).floor(bench.rates)
-    for name in list(runs)[1:]:
-        yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])
+    for work, name in apart:
+        yield Figure.of(work, timings[work], timings[name], name, floor=floor, disagreement=apart[work, name])
 
 
 def _inputs() -> tuple[list[Tensor], Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from benchmarks.timing import Timing, interleaved
 
 
@@ -17,6 +19,11 @@ def test_rounds_are_bounded_however_long_there_is() -> None:
 
 
 def test_median_and_quartiles() -> None:
-    timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0))
-    assert (timing.median, timing.iqr) == (3.0, 2.0)
-    assert timing.per(2).median == 1.5
+    timing = Timing((1.0, 2.0, 3.0, 4.0, 100.0), (1.0, 1.0, 1.5, 2.0, 2.0))
+    assert (timing.median, timing.iqr, timing.cpu) == (3.0, 2.0, 1.5)
+    assert (timing.per(2).median, timing.per(2).cpu) == (1.5, 0.75)
+
+
+def test_waiting_is_no_time_of_the_processor() -> None:
+    timing = interleaved({"a": lambda: time.sleep(0.05)}, budget_s=0.0, least=3)["a"]
+    assert timing.median > 0.05 > 10 * timing.cpu
