@@ -64,6 +64,8 @@ def decode_audio(data: bytes, *, field: Field, limits: MediaLimits) -> PCM:
         stream = container.streams.best("audio")
         if stream is None:
             raise InvalidInput.at(field, "the file has no sound")
+        if stream.codec_context is None:
+            raise InvalidInput.at(field, "the sound is coded in a way that is not read here")
         chunks = list(_resampled(_mono(container, stream, data, field, limits)))
     pcm = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     if not np.isfinite(pcm).all():
@@ -119,7 +121,9 @@ def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaL
     stream.codec_context.thread_count = 1
     stream.codec_context.options = {"err_detect": "crccheck+explode"}  # damage is an error, not a gap
     open_ended = _is_open_ended_wav(data)
-    for packet, frames in _decoded(container, stream):
+    # To packed floats in FFmpeg: PyAV's arrays of planar sound of 8 channels and more run off the list of planes.
+    to_float = require("av", "reading audio and video files").AudioResampler(format="flt")
+    for packet, frames in _decoded(container, stream, field):
         if time.monotonic() - began > limits.decode_timeout_s:
             raise TooLarge.at(field, f"decoding took longer than {limits.decode_timeout_s:g} s")
         if packet.is_corrupt and not open_ended:
@@ -135,7 +139,7 @@ def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaL
                 raise TooLarge.at(field, f"the sound is longer than {limits.max_media_seconds:g} s")
             if frame.is_corrupt:
                 raise InvalidInput.at(field, "the file is damaged or cut off")
-            yield rate, _channel_mean(frame, field)
+            yield rate, _channel_mean(to_float, frame, field)
     seconds, said = samples / max(rate, 1), _declared_seconds(container, stream)
     exact = container.format.name in FORMATS_WITH_EXACT_LENGTH
     if seconds < said - (1e-3 if exact else 0.1 + 0.01 * said):
@@ -144,11 +148,11 @@ def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaL
         )
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
+def _decoded(container: Any, stream: Any, field: Field) -> Iterator[tuple[Any, list[Any]]]:
     """Packets and their frames. What follows the last frame of an MP3 is tags and padding, not damage."""
     av = require("av", "reading audio and video files")
     damage: Exception | None = None
-    for packet in container.demux(stream):
+    for packet in _packets(container, stream, field):
         try:
             frames = packet.decode()
         except av.error.InvalidDataError as error:
@@ -159,6 +163,13 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, list[Any]]]:
         if frames and damage:
             raise damage
         yield packet, frames
+
+
+def _packets(container: Any, stream: Any, field: Field) -> Iterator[Any]:
+    try:
+        yield from container.demux(stream)
+    except IndexError as error:  # PyAV's word for a packet of a stream that the file did not begin with
+        raise InvalidInput.at(field, "the file is damaged, or has streams that begin midway") from error
 
 
 def _declared_seconds(container: Any, stream: Any) -> float:
@@ -182,18 +193,15 @@ def _is_open_ended_wav(data: bytes) -> bool:
     return data[:4] == b"RIFF" and not 256 <= int.from_bytes(data[4:8], "little") < 0x7FFF_0000
 
 
-def _channel_mean(frame: Any, field: Field) -> PCM:
+def _channel_mean(to_float: Any, frame: Any, field: Field) -> PCM:
     try:
-        samples = frame.to_ndarray()  # planar: [channels, n]; packed: [1, n * channels]
-    except (KeyError, ValueError) as error:
-        raise InvalidInput.at(field, f"samples of format {frame.format.name} are not read") from error
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    mean: NDArray[np.float64] = samples.mean(axis=0, dtype=np.float64)
-    if samples.dtype == np.uint8:
-        mean = (mean - 128) / 128
-    elif samples.dtype.kind == "i":
-        mean = mean / -float(np.iinfo(samples.dtype).min)
+        packed = to_float.resample(frame)
+    except ValueError as error:  # PyAV's word for another layout or format than before
+        raise InvalidInput.at(field, "the sound changes its channels or its sample format midway") from error
+    channels = frame.layout.nb_channels
+    samples = np.concatenate([out.to_ndarray().reshape(-1, channels) for out in packed])  # [n, channels]
+    with np.errstate(invalid="ignore"):  # infinite samples are found at the end
+        mean: NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
     return mean.astype(np.float32)
 
 

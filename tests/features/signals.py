@@ -55,7 +55,7 @@ def encode(
                 out.mux(pictures.encode(picture))
             out.mux(pictures.encode(None))
         if stream is not None:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(channels), format="fltp", layout=layout)
+            frame = av.AudioFrame.from_ndarray(channels.T.reshape(1, -1), format="flt", layout=layout)
             frame.sample_rate = rate
             out.mux(stream.encode(frame))
             out.mux(stream.encode(None))

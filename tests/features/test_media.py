@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,9 +68,23 @@ def test_sound_at_16_khz_is_not_touched() -> None:
 def test_channels_are_averaged() -> None:
     left, right = tone(500), tone(2_000, amplitude=0.2)
     np.testing.assert_allclose(decode(wav(np.stack([left, right]))), (left + right) / 2, atol=1e-4)
-    six = np.stack([tone(200 * (c + 1), 0.2) for c in range(6)])
-    pcm = decode(encode(six, 16_000, "wav", "pcm_f32le", "5.1"))
-    np.testing.assert_allclose(pcm, six.mean(axis=0), atol=1e-6)
+
+
+@needs_av
+@pytest.mark.parametrize("layout", ["5.1", "7.1", "hexadecagonal", "64 channels"])
+@pytest.mark.parametrize(("container", "codec"), [("wav", "pcm_f32le"), ("mp4", "aac"), ("wv", "wavpack")])
+def test_any_number_of_channels_is_averaged(container: str, codec: str, layout: str) -> None:
+    import av
+
+    count = av.AudioLayout(layout).nb_channels
+    # 80 Hz, for an encoder keeps no more of the channel for low frequencies.
+    channels = np.stack([tone(80, 1.0, 48_000, amplitude=0.9 * (c + 1) / count) for c in range(count)])
+    try:
+        data = encode(channels, 48_000, container, codec, layout)
+    except (ValueError, OSError) as error:
+        pytest.skip(f"{codec} takes no {layout}: {error}")
+    pcm, level = decode(data)[4_000:12_000], np.sqrt(np.mean(channels.mean(axis=0) ** 2))
+    assert np.sqrt(np.mean(pcm**2)) == pytest.approx(level, rel=0.02)
 
 
 @needs_av
@@ -243,6 +258,13 @@ def test_an_mp3_that_begins_midway_is_read() -> None:
 
 
 @needs_av
+def test_sound_of_an_unknown_codec_is_refused() -> None:
+    data = bytearray(wav(tone(440)))
+    data[20:22] = b"\x99\x99"  # the format tag
+    assert "not read here" in refused(bytes(data))
+
+
+@needs_av
 def test_samples_that_are_not_numbers_are_refused() -> None:
     pcm = tone(440)
     pcm[777] = np.nan
@@ -296,6 +318,22 @@ def test_the_time_of_decoding_is_bounded() -> None:
     with pytest.raises((TooLarge, InvalidInput)) as caught:
         decode(wav(np.zeros(1_600_000, np.float32)), replace(LIMITS, decode_timeout_s=1e-9))
     assert caught.value.errors[0].loc == FIELD
+
+
+@needs_av
+@pytest.mark.parametrize(
+    ("container", "codec"),
+    [("wav", "pcm_s16le"), ("flac", "flac"), ("mp4", "aac"), ("ogg", "libopus"), ("mp3", "libmp3lame")],
+)
+def test_random_damage_gives_sound_or_a_refusal_and_nothing_else(container: str, codec: str) -> None:
+    data = encode(tone(440, 0.3, 48_000)[None], 48_000, container, codec)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        broken = bytearray(data)
+        for at in rng.integers(0, min(len(data), rng.choice([120, len(data)])), 4):
+            broken[at] = rng.integers(256)
+        with suppress(InvalidInput, TooLarge):
+            assert np.isfinite(decode(bytes(broken), replace(LIMITS, max_media_seconds=10))).all()
 
 
 @needs_av
