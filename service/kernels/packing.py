@@ -15,13 +15,18 @@ def sequence_of_row(offsets: Tensor) -> Tensor:
     return torch.repeat_interleave(torch.arange(lengths.shape[0], device=offsets.device), lengths)
 
 
-def rows_by_step(offsets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """For step 0, 1, …: the sequences that have such a step, and the packed rows of it; both [active] int64."""
-    lengths = offsets[1:] - offsets[:-1]
-    longest = int(lengths.max()) if lengths.numel() else 0
+def longest_first(offsets: Tensor) -> Tensor:
+    """The order of sequences by falling length [b] int64: those that still run at a step are the first of it."""
+    return torch.argsort(offsets[1:] - offsets[:-1], descending=True, stable=True)
+
+
+def rows_by_step(offsets: Tensor, order: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """For step 0, 1, …: how many of the first sequences of `order`, longest first, run, and their packed rows."""
+    lengths, begins = (offsets[1:] - offsets[:-1])[order], offsets[order]
+    longest = int(lengths[0]) if lengths.numel() else 0
     for step in range(longest):
-        active = torch.nonzero(lengths > step).squeeze(1)
-        yield active, offsets[active] + step
+        running = int((lengths > step).sum())
+        yield running, begins[:running] + step
 
 
 def padding_index(offsets: Tensor) -> tuple[Tensor, Tensor]:

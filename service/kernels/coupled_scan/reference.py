@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.kernels.packing import check_packing, check_shapes, rows_by_step
+from service.kernels.packing import check_packing, check_shapes, longest_first, rows_by_step, sequence_of_row
 
 
 def coupled_scan(
@@ -72,28 +72,37 @@ def coupled_scan(
     if rank_one and not bool((coupling == coupling[0, 0]).all()):
         raise ValueError("coupled_scan: a state of one chain needs a coupling whose weights are all equal")
     x_, dt_, A_, B_, C_, D_, G = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C, D, coupling))
-    h = torch.where(fresh[:, None, None, None], 0.0, state[slots]).to(state.dtype)  # [b, m or 1, n, d]
-    begun = started[slots] & ~fresh[:, None]  # [b, m]
-    y = torch.zeros_like(x_)
-    for active, rows in rows_by_step(offsets):
-        here = present[:, rows].T  # [b, m]
-        before = begun[active]
-        begun[active] = before | here
-        decay = torch.where(here[..., None, None], torch.exp(dt_[:, rows].transpose(0, 1)[:, :, None] * A_), 1.0)
-        dtx = (dt_[:, rows] * x_[:, rows]).transpose(0, 1)
-        drive = torch.where(here[..., None, None], B_[:, rows].transpose(0, 1)[..., None] * dtx[:, :, None], 0.0)
-        weights = mixing_weights(G, before, before | here, renormalise)
+    # Rows first. An absent chain takes dt = 0, its limit: a decay of 1, and nothing in or out.
+    dt_, dtx, B_, C_ = (
+        torch.where(present[..., None], tensor, 0.0).transpose(0, 1).contiguous() for tensor in (dt_, dt_ * x_, B_, C_)
+    )
+    before, after, begun = _started(present, started[slots] & ~fresh[:, None], offsets)
+    weights = mixing_weights(G, before, after, renormalise)  # [t, m, m]
+    order = longest_first(offsets)
+    h = torch.where(fresh[:, None, None, None], 0.0, state[slots]).to(state.dtype)[order]  # [b, m or 1, n, d]
+    y = torch.empty_like(dtx)
+    for running, rows in rows_by_step(offsets, order):
         if rank_one:
-            mixed = weights.amax(2)[..., None, None] * h[active]  # each row of G is one weight, of sigma
+            mixed = weights[rows].amax(2)[..., None, None] * h[:running]  # each row of G is one weight, of sigma
         else:
-            mixed = torch.einsum("bij,bjnd->bind", weights, h[active])
-        states = decay * mixed + drive
-        h[active] = states.sum(1, keepdim=True) if rank_one else states
-        output = (C_[:, rows].transpose(0, 1)[..., None] * states).sum(2) + D_ * x_[:, rows].transpose(0, 1)
-        y[:, rows] = torch.where(here[..., None], output, 0.0).transpose(0, 1)
-    state[slots] = h
+            mixed = (weights[rows] @ h[:running].flatten(2)).view(-1, m, n, d)
+        states = torch.exp(dt_[rows, :, None] * A_).mul_(mixed).addcmul_(B_[rows, ..., None], dtx[rows, :, None])
+        h[:running] = states.sum(1, keepdim=True) if rank_one else states
+        y[rows] = (C_[rows, :, None] @ states).squeeze(2)
+    state[slots[order]] = h
     started[slots] = begun
-    return y.to(x.dtype)
+    return torch.where(present[..., None], y.transpose(0, 1) + D_[:, None] * x_, 0.0).to(x.dtype)
+
+
+def _started(present: Tensor, begun: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which chains had input before each row and up to it, both [t, m], and at each sequence's end [b, m].
+
+    present [m, t], begun [b, m]: at the sequences' beginnings
+    """
+    heard = torch.cat([present.new_zeros(1, present.shape[0], dtype=torch.int64), present.T.cumsum(0)])  # [t + 1, m]
+    first, sequence = heard[offsets[:-1]], sequence_of_row(offsets)
+    before = begun[sequence] | (heard[:-1] > first[sequence])
+    return before, before | present.T, begun | (heard[offsets[1:]] > first)
 
 
 def mixing_weights(coupling: Tensor, before: Tensor, after: Tensor, renormalise: bool) -> Tensor:

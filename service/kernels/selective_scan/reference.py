@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from service.kernels.packing import check_packing, check_shapes, rows_by_step
+from service.kernels.packing import check_packing, check_shapes, longest_first, rows_by_step
 
 
 def selective_scan(
@@ -47,11 +47,12 @@ def selective_scan(
     )
     check_packing("selective_scan", t, state.shape[0], slots, offsets, fresh)
     x_, dt_, A_, B_, C_, D_ = (tensor.to(state.dtype) for tensor in (x, dt, A, B, C, D))
-    h = torch.where(fresh[:, None, None], 0.0, state[slots]).to(state.dtype)  # [b, n, d]
+    order = longest_first(offsets)
+    h = torch.where(fresh[:, None, None], 0.0, state[slots]).to(state.dtype)[order]  # [b, n, d]
     y = torch.empty_like(x_)
-    for active, rows in rows_by_step(offsets):
+    for running, rows in rows_by_step(offsets, order):
         decay = torch.exp(dt_[rows, None, :] * A_)
-        h[active] = decay * h[active] + B_[rows, :, None] * (dt_[rows] * x_[rows])[:, None, :]
-        y[rows] = (C_[rows, :, None] * h[active]).sum(1) + D_ * x_[rows]
-    state[slots] = h
+        h[:running] = decay * h[:running] + B_[rows, :, None] * (dt_[rows] * x_[rows])[:, None, :]
+        y[rows] = (C_[rows, :, None] * h[:running]).sum(1) + D_ * x_[rows]
+    state[slots[order]] = h
     return y.to(x.dtype)
