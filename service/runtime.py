@@ -6,15 +6,16 @@ submit -> admit -> extract features (workers) -> infer, with the leave-one-out c
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
 from service.engine.admission import Admission
 from service.engine.engine import DOWN, Engine
 from service.engine.prediction import Prediction, PredictOptions, predict_from, without
 from service.engine.request import Request, Result
-from service.errors import DeadlineExceeded, Draining, EngineDown, Internal, NotFound, ServiceError
+from service.errors import DeadlineExceeded, Draining, EngineDown, Internal, InvalidInput, NotFound, ServiceError
 from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.metrics import Metrics
@@ -141,6 +142,8 @@ class _Job:
         self._check_deadline("before its features were extracted")
         begun = time.monotonic()
         clip = self.model.extractor.extract(media, features)
+        if self.model.config.model.dense:
+            _check_complete(clip, list(self.model.config.model.modalities))
         seconds = time.monotonic() - begun
         self.features_ms = 1e3 * seconds
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(seconds)
@@ -173,15 +176,19 @@ class _Job:
             counter.inc(int(row.sum()))
         self.prediction.add_done_callback(lambda _: [result.cancel() for result in results])
         remaining = list(results)
+        # On the engine's thread, or here where a result came before it was asked for, or where a client cancels; and
+        # once more within itself, when the first failure cancels the rest.
+        one_at_a_time = threading.RLock()
 
-        def arrived(result: Future[Result]) -> None:  # on the engine thread, one after the other
-            remaining.remove(result)
-            if result.cancelled() or self.prediction.done():
-                return
-            if (error := result.exception()) is not None:
-                self._fail(error)
-            elif not remaining:
-                self._compose(clip, dict(zip(requests, results, strict=True)))
+        def arrived(result: Future[Result]) -> None:
+            with one_at_a_time:
+                remaining.remove(result)
+                if result.cancelled() or self.prediction.done():
+                    return
+                if (error := result.exception()) is not None:
+                    self._fail(error)
+                elif not remaining:
+                    self._compose(clip, dict(zip(requests, results, strict=True)))
 
         for result in results:
             result.add_done_callback(arrived)
@@ -215,3 +222,11 @@ class _Job:
             error = Internal("the service failed on this request; it may be retried")
         if not self.prediction.done() and self.prediction.set_running_or_notify_cancel():
             self.prediction.set_exception(error)
+
+
+def _check_complete(clip: Clip, names: Sequence[str]) -> None:
+    """Raise InvalidInput where a modality has no input at some step, for models that need all of them."""
+    for name, present in zip(names, clip.present, strict=True):
+        if not present.all():
+            needs = f"this model needs {', '.join(names)} at every step"
+            raise InvalidInput.at(("features", name), f"{needs}; this has input at {present.sum()} of {clip.steps}")

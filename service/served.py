@@ -36,9 +36,9 @@ class ServedModel:
         limits = media_limits(settings)
         try:
             spec = FeatureSpec.from_json(config.features)
+            extractor = Extractor(spec, folder, dict(config.model.modalities), limits)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        extractor = Extractor(spec, folder, dict(config.model.modalities), limits)
         runner = Runner(checkpoint.model, config.model.modalities, settings.slots)
         lane = Lane(config.name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
         weight_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.state_dict().values())

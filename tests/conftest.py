@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
+from service.metrics import Metrics
+from service.runtime import Runtime
+from service.settings import Settings
 from tests.checkpoints import build_checkpoint
 
 # The same examples in every run: a red test is a change of the code, not of the draw.
@@ -21,3 +26,18 @@ torch.set_num_threads(1)
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A features-only checkpoint named "tiny": text 6, audio 5, video 4 wide, coupling mean, a clock of 10 Hz."""
     return build_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def start_runtime(tiny_checkpoint: Path) -> Generator[Callable[..., Runtime], None, None]:
+    """Starts runtimes over checkpoint folders (by default the tiny one) with small limits; closes them at the end."""
+    runtimes: list[Runtime] = []
+
+    def start(*models: Path, **limits: Any) -> Runtime:
+        values = {"slots": 8, "chunk_steps": 7, "step_budget": 29, "threads": 1} | limits
+        runtimes.append(Runtime.start(Settings(models=models or (tiny_checkpoint,), **values), Metrics()))
+        return runtimes[-1]
+
+    yield start
+    for runtime in runtimes:
+        runtime.close(0)
