@@ -35,7 +35,7 @@ class AdapterSettings:
     rank: int = 16
     alpha: float = 32.0
     targets: tuple[str, ...] = ("query", "key", "value", "dense")
-    epochs: int = 5
+    epochs: int = 4
     batch: int = 32
     learning_rate: float = 6e-4
     weight_decay: float = 0.01

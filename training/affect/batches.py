@@ -69,7 +69,8 @@ def pack(examples: Sequence[Example], widths: Mapping[str, int], join: Join) -> 
     for name, width in widths.items():
         values = np.zeros((offsets[-1], width), np.float32)
         for start, clip in zip(offsets[:-1], clips, strict=True):
-            values[start : start + clip.steps] = clip.values[name]
+            if name in clip.values:
+                values[start : start + clip.steps] = clip.values[name]
         inputs[name] = torch.from_numpy(values)
     return Batch(
         inputs,

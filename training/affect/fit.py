@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.models.coupled_mamba import CoupledMamba
 from training.affect.batches import UNKNOWN, Batch, Example, Join, pack
 from training.affect.mixture import Mixture
 
@@ -40,6 +40,8 @@ def loss_of(outputs: Mapping[str, Tensor], batch: Batch, settings: FitSettings) 
         ("label", batch.label, settings.label_weight),
         ("emotion", batch.emotion, settings.emotion_weight),
     ):
+        if name not in outputs:
+            continue
         entropy = F.cross_entropy(
             outputs[name], target, reduction="none", ignore_index=UNKNOWN, label_smoothing=settings.smoothing
         )
@@ -55,7 +57,7 @@ def fit(
     settings: FitSettings,
     report: Callable[[int, float], None] | None = None,
 ) -> nn.Module:
-    """Train `model` in place -> a copy with averaged weights, in eval mode. `report` gets (step, loss)."""
+    """Train `model` in place -> the model, with averaged weights and in eval mode. `report` gets (step, loss)."""
     plain = [p for p in model.parameters() if p.ndim < 2]
     matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and not name.endswith("A_log")]
     decay = [p for name, p in model.named_parameters() if name.endswith("A_log")]
@@ -75,7 +77,9 @@ def fit(
             * (1 + math.cos(math.pi * min(1.0, step / settings.steps)))
         ),
     )
-    average = copy.deepcopy(model).requires_grad_(False)
+    average = {name: p.detach().clone() for name, p in model.named_parameters()}
+    if isinstance(model, CoupledMamba):
+        model.compile_scan()
     model.train()
     for step, lists in enumerate(mixture.batches(settings.steps)):
         optimiser.zero_grad()
@@ -90,13 +94,12 @@ def fit(
         schedule.step()
         keep = min(settings.average, (step + 1) / (step + 10))
         with torch.no_grad():
-            for mean, value in zip(average.parameters(), model.parameters(), strict=True):
-                mean.lerp_(value, 1 - keep)
+            for name, value in model.named_parameters():
+                average[name].lerp_(value, 1 - keep)
         if report is not None:
             report(step, spent)
-    for mean, value in zip(average.buffers(), model.buffers(), strict=True):
-        mean.copy_(value)
-    return average.eval()
+    model.load_state_dict(average, strict=False)
+    return model.eval()
 
 
 @torch.no_grad()

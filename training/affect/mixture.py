@@ -23,16 +23,20 @@ class MixtureSettings:
     """How examples are drawn. Shares are probabilities."""
 
     text_batch: int = 64
+    text_every: int = 1  # steps from one batch of sentences to the next
     clip_batch: int = 32
     text_shares: Mapping[str, float] | None = None  # {corpus: share of the text batch}; None: by size
-    subsets: Mapping[str, float] | None = None  # {"audio+video": p, …} of those that a clip has; None: even
+    subsets: Mapping[str, float] | None = None  # {"audio+video": p, …}, one a batch; None: random, clip by clip
     paired: float = 0.2  # share of the clips that get a sentence
     word_drop: float = 0.1
     outage: float = 0.3  # share of sequences with a span missing
-    thinning: float = 0.2  # share with random steps missing
-    noise: float = 0.1  # standard deviation of the noise on normalised audio and video
+    thinning: float = 1.0  # share with random steps missing …
+    thin: tuple[float, float] = (0.2, 0.7)  # … and the range of the share that is
+    noise: Mapping[str, float] | None = None  # {modality: standard deviation of the noise on normalised features}
     rates: Mapping[str, float] | None = None  # Hz of steps without times
     altered: float = 0.7  # share of clips shown as an altered copy, where there are any
+    mated: float = 0.5  # share of clips of several modalities that take one of them from another of equal targets
+    feature_drop: Mapping[str, float] | None = None  # {modality: share of its features set to their mean in a sequence}
 
 
 class Mixture:
@@ -43,12 +47,13 @@ class Mixture:
         clips: Sequence[LabelledClip],
         vocabulary: Vocabulary,
         settings: MixtureSettings,
+        centre: Mapping[str, np.ndarray],
         spread: Mapping[str, np.ndarray],
         seed: int,
     ) -> None:
-        """spread: {modality: standard deviation [dim]}, the unit of the noise."""
+        """centre, spread: {modality: mean, standard deviation [dim]} of the features."""
         self.rng = np.random.default_rng(seed)
-        self.vocabulary, self.settings, self.spread = vocabulary, settings, spread
+        self.vocabulary, self.settings, self.centre, self.spread = vocabulary, settings, centre, spread
         self.text: dict[str, list[LabelledClip]] = defaultdict(list)
         self.clips: list[LabelledClip] = []
         self.copies: dict[str, list[LabelledClip]] = defaultdict(list)
@@ -62,6 +67,9 @@ class Mixture:
                 self.junk.append(clip)
             else:
                 self.clips.append(clip)
+        self.mates: dict[tuple[object, ...], list[LabelledClip]] = defaultdict(list)
+        for clip in self.clips:
+            self.mates[_targets(clip)].append(clip)
         self.sayings: dict[int, list[LabelledClip]] = defaultdict(list)
         for corpus in self.text.values():
             for clip in corpus:
@@ -81,19 +89,21 @@ class Mixture:
 
     def batches(self, steps: int) -> Iterator[list[list[Example]]]:
         """Each step's lists of examples: sentences, and clips of voice and face. Either may be missing."""
-        for _ in range(steps):
+        for step in range(steps):
             lists = []
-            if self.corpora:
+            if self.corpora and (step % self.settings.text_every == 0 or not self.clips):
                 drawn = self.rng.choice(len(self.corpora), self.settings.text_batch, p=self.shares)
                 lists.append([self.sentence(self.corpora[i]) for i in drawn])
             if self.clips:
-                lists.append([self.clip() for _ in range(self.settings.clip_batch)])
+                # One choice for the whole batch: a chain that is silent in all of it costs nothing.
+                subset, paired = self._subset(), self.rng.random() < self.settings.paired
+                lists.append([self.clip(subset, paired) for _ in range(self.settings.clip_batch)])
             yield lists
 
     def sentence(self, corpus: str) -> Example:
         """A sentence, some of its words missing."""
         example = self.vocabulary.example(self._next(corpus, self.text[corpus]))
-        return replace(example, features={"text": self._words(example.features["text"])})
+        return replace(example, features={"text": self._disturbed("text", example.features["text"])})
 
     def _words(self, steps: Steps) -> Steps:
         if self.rng.random() < 0.5:
@@ -103,8 +113,11 @@ class Mixture:
                 return Steps(steps.values[keep])
         return steps
 
-    def clip(self) -> Example:
-        """A clip in part: a subset of its modalities, altered, with steps missing, perhaps with a sentence."""
+    def clip(self, subset: frozenset[str] | None, paired: bool) -> Example:
+        """Those modalities of a clip that are in `subset` (None: a random one), altered, with steps missing.
+
+        paired: with a sentence, where the clip has no text of its own.
+        """
         rng, settings = self.rng, self.settings
         clip = self._next("clips", self.clips)
         shown = clip
@@ -113,39 +126,60 @@ class Mixture:
             shown = copies[int(rng.integers(len(copies)))]
         example = self.vocabulary.example(clip)
         features = {name: shown.features.get(name, steps) for name, steps in clip.features.items()}
-        features = {name: features[name] for name in self._subset(set(features))}
+        shown_names = [name for name in features if subset is None or name in subset] or list(features)
+        if subset is None:
+            shown_names = [name for name in shown_names if rng.random() < 0.7] or [str(rng.choice(shown_names))]
+        features = {name: features[name] for name in shown_names}
+        if rng.random() < settings.mated:
+            features = self._mated(clip, features)
         features = {name: self._disturbed(name, steps) for name, steps in features.items()}
-        if "text" not in features and self.sayings and rng.random() < settings.paired:
+        if paired and "text" not in features and self.sayings:
             return self._paired(example, features)
         return replace(example, features=features)
 
-    def _subset(self, has: set[str]) -> list[str]:
-        known = self.settings.subsets or {}
-        options = [s.split("+") for s in known if set(s.split("+")) <= has]
-        if not options:
-            keep = [name for name in sorted(has) if self.rng.random() < 0.7]
-            return keep or [sorted(has)[int(self.rng.integers(len(has)))]]
-        p = np.array([known["+".join(option)] for option in options])
-        return options[int(self.rng.choice(len(options), p=p / p.sum()))]
+    def _mated(self, clip: LabelledClip, features: dict[str, Steps]) -> dict[str, Steps]:
+        """One modality from another clip of the same targets; a single row is mixed with the other's instead."""
+        mates = self.mates[_targets(clip)]
+        mate = mates[int(self.rng.integers(len(mates)))]
+        name = sorted(features)[int(self.rng.integers(len(features)))]
+        if name not in mate.features:
+            return features
+        other = mate.features[name]
+        if len(other.values) == len(features[name].values) == 1:
+            share = np.float32(self.rng.random())
+            other = Steps(share * other.values + (1 - share) * features[name].values, features[name].times)
+        elif len(features) == 1:
+            return features
+        return {**features, name: other}
+
+    def _subset(self) -> frozenset[str] | None:
+        known = self.settings.subsets
+        if not known:
+            return None
+        p = np.array(list(known.values()))
+        return frozenset(list(known)[int(self.rng.choice(len(p), p=p / p.sum()))].split("+"))
 
     def _disturbed(self, name: str, steps: Steps) -> Steps:
         rng, settings = self.rng, self.settings
         if name == "text":
-            return self._words(steps)
+            steps = self._words(steps)
         values = steps.values
-        if settings.noise:
+        if settings.noise and settings.noise.get(name):
             # One offset a sequence and modality: another microphone, another face; then noise a step.
-            size = settings.noise * self.spread[name]
+            size = settings.noise[name] * self.spread[name]
             values = values + size * rng.standard_normal(values.shape[1]).astype(np.float32)
             values = values + 0.5 * size * rng.standard_normal(values.shape).astype(np.float32)
+        if settings.feature_drop and settings.feature_drop.get(name):
+            keep = rng.random(values.shape[1]) >= settings.feature_drop[name]
+            values = np.where(keep, values, self.centre[name])
         steps = Steps(values.astype(np.float32), steps.times)
-        if len(values) < 2:
+        if name == "text" or len(values) < 2:
             return steps
         hz = (settings.rates or {}).get(name, 1.0)
         if rng.random() < settings.outage:
             steps = without_span(steps, rng, hz)
         if rng.random() < settings.thinning:
-            steps = thinned(steps, rng.uniform(0, 0.7), rng, hz) or steps
+            steps = thinned(steps, rng.uniform(*settings.thin), rng, hz) or steps
         return steps
 
     def _paired(self, example: Example, features: dict[str, Steps]) -> Example:
@@ -161,7 +195,7 @@ class Mixture:
             # A recording that says nothing of the speaker: a tone, noise, silence.
             features = dict(self.junk[int(rng.integers(len(self.junk)))].features)
             example = replace(example, label=neutral)
-        text = shifted(self._words(saying.features["text"]), float(rng.uniform(0, 0.5)), self._rate("text"))
+        text = shifted(self._disturbed("text", saying.features["text"]), float(rng.uniform(0, 0.5)), self._rate("text"))
         said = self.vocabulary.example(saying)
         if kind == neutral and example.label not in (neutral, kind):
             return replace(example, features={**features, "text": text})
@@ -171,3 +205,7 @@ class Mixture:
 
     def _rate(self, name: str) -> float:
         return (self.settings.rates or {}).get(name, 1.0)
+
+
+def _targets(clip: LabelledClip) -> tuple[object, ...]:
+    return clip.corpus, clip.label, clip.emotion, clip.sentiment

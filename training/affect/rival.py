@@ -39,11 +39,11 @@ class ConcatenationGru(nn.Module):
             nn.Dropout(dropout), nn.Linear(2 * d_hidden, d_head), nn.ReLU(), nn.Linear(d_head, sum(outputs.values()))
         )
 
-    def set_normalisation(self, mean: Mapping[str, Tensor], std: Mapping[str, Tensor]) -> None:
-        """Constants of the training data: x -> (x - mean) / std. {modality: [dim]}"""
+    def set_normalisation(self, mean: Mapping[str, Tensor], scale: Mapping[str, Tensor]) -> None:
+        """Constants of the training data: x -> (x - mean) * scale. {modality: [dim]}"""
         for name in self.modalities:
             getattr(self, f"mean_{name}").copy_(mean[name])
-            getattr(self, f"scale_{name}").copy_(1.0 / std[name])
+            getattr(self, f"scale_{name}").copy_(scale[name])
 
     def forward(self, inputs: Mapping[str, Tensor], present: Tensor, offsets: Tensor) -> dict[str, Tensor]:
         """inputs {modality: [t, dim]}, present [m, t] bool, offsets [b + 1] -> {output: [b, size]}, size 1 squeezed"""

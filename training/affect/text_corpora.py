@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """RAVDESS's eight emotions, in its order: the order of the model's `emotion` output."""
 
@@ -128,3 +130,18 @@ def rt_without(data: Path, others: Iterable[Sentence]) -> list[Sentence]:
     snippets = rt_polarity(data)
     dropped = overlapping(snippets, others)
     return [s for s in snippets if s.id not in dropped]
+
+
+def mosi(data: Path) -> list[Sentence]:
+    """CMU-MOSI's train and dev utterances (upper-case transcripts), grouped by video; sentiment in [-3, 3].
+
+    The label is the sign, neutral where the sentiment rounds to 0.
+    """
+    sentences = []
+    with np.load(data / "mosi.npz") as archive:
+        for id_, text, sentiment in zip(archive["ids"], archive["text"], archive["sentiment"], strict=True):
+            value = float(sentiment)
+            label = 1 if abs(value) < 0.5 else 2 if value > 0 else 0
+            group = str(id_).rpartition("_")[0]
+            sentences.append(Sentence(str(id_), "mosi", str(text), group, value, label=label))
+    return sentences

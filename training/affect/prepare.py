@@ -1,0 +1,113 @@
+"""From the corpora under --data to folders of clips, through the service's own feature recipes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from service.features.audio import SAMPLE_RATE, egemaps_lld
+from service.features.clock import ClockSpec, align
+from service.features.limits import MediaLimits
+from service.features.text import MiniLM
+from service.features.types import Steps
+from training.affect.clips import LabelledClip, read_clips, write_clips
+from training.affect.ravdess import altered, recordings
+from training.affect.text_corpora import EMOTIONS, LABELS, Sentence, meld, mosi, sst
+
+log = logging.getLogger(__name__)
+
+CLOCK = ClockSpec("ticks", 25.0)
+COPIES = 4
+
+
+def on_the_clock(steps: Steps) -> Steps:
+    """100 Hz descriptors as their means over the clock's ticks, as the service will read them; times kept."""
+    clip = align({"audio": steps}, CLOCK, ["audio"], {}, MediaLimits())
+    return Steps(clip.values["audio"], clip.times)
+
+
+def acted_clips(data: Path, copies: int = COPIES) -> Iterator[LabelledClip]:
+    """RAVDESS with its action units, each recording followed by altered copies `id~k`."""
+    for recording in recordings(data):
+        rng = np.random.default_rng([int(part) for part in recording.id.split("-")])
+        for k in range(copies + 1):
+            pcm = recording.pcm if k == 0 else altered(recording.pcm, rng)
+            yield LabelledClip(
+                id=recording.id if k == 0 else f"{recording.id}~{k}",
+                group=f"actor{recording.actor:02d}",
+                corpus="ravdess",
+                features={
+                    "audio": on_the_clock(egemaps_lld(pcm)),
+                    "video": Steps(recording.units[None].astype(np.float32)),
+                },
+                sentiment=recording.sentiment,
+                label=LABELS[recording.valence + 1],
+                emotion=EMOTIONS[recording.emotion],
+            )
+
+
+def meaningless_clips() -> Iterator[LabelledClip]:
+    """Sound that says nothing of a speaker: tones, noise, near silence. Only ever shown with a sentence."""
+    for i in range(48):
+        rng = np.random.default_rng([7, i])
+        n = int(SAMPLE_RATE * rng.uniform(0.5, 3.0))
+        t = np.arange(n) / SAMPLE_RATE
+        if i % 3 == 0:
+            x = np.sin(2 * np.pi * rng.uniform(80, 1500) * t) + 0.01 * rng.standard_normal(n)
+        elif i % 3 == 1:
+            x = rng.standard_normal(n)
+        else:
+            x = np.sign(np.sin(2 * np.pi * rng.uniform(80, 400) * t)) * np.sin(2 * np.pi * rng.uniform(0.5, 4) * t)
+        pcm = (x * 10 ** rng.uniform(-4, -0.3)).astype(np.float32)
+        yield LabelledClip(f"junk{i}", "junk", "junk", {"audio": on_the_clock(egemaps_lld(pcm))})
+
+
+def embedded(sentences: Sequence[Sentence], encoder: MiniLM, batch: int = 64) -> Iterator[LabelledClip]:
+    """Sentences as token embeddings. In batches: equal to the service's one by one up to rounding."""
+    windows = [(encoder.tokenize(sentence.text) or [[]])[0] for sentence in sentences]
+    order = sorted((i for i, w in enumerate(windows) if w), key=lambda i: len(windows[i]))
+    embeddings: dict[int, np.ndarray] = {}
+    start, end = (encoder.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    for at in range(0, len(order), batch):
+        rows = order[at : at + batch]
+        width = max(len(windows[i]) for i in rows) + 2
+        ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        for row, i in enumerate(rows):
+            ids[row, : len(windows[i]) + 2] = torch.tensor([start, *windows[i], end])
+        with torch.inference_mode():
+            hidden = encoder.model(ids, ids != 0)
+        for row, i in enumerate(rows):
+            embeddings[i] = hidden[row, 1 : len(windows[i]) + 1].numpy()
+    for i, sentence in enumerate(sentences):
+        if i in embeddings:
+            yield LabelledClip(
+                id=sentence.id,
+                group=sentence.group,
+                corpus=sentence.corpus,
+                features={"text": Steps(embeddings[i])},
+                sentiment=sentence.sentiment,
+                label=None if sentence.label is None else LABELS[sentence.label],
+                emotion=None if sentence.emotion is None else EMOTIONS[sentence.emotion],
+            )
+
+
+def prepare_acted(data: Path, folder: Path) -> list[LabelledClip]:
+    """RAVDESS and meaningless sound as a folder of clips; what is there already is read."""
+    if not (folder / "manifest.jsonl").exists():
+        log.info("extracting descriptors of RAVDESS and %d altered copies of each clip", COPIES)
+        write_clips(folder, [*acted_clips(data), *meaningless_clips()])
+    return list(read_clips(folder))
+
+
+def prepare_text(data: Path, folder: Path, adapter: Path) -> list[LabelledClip]:
+    """MOSI, SST train and MELD train as a folder of clips; what is there already is read."""
+    if not (folder / "manifest.jsonl").exists():
+        log.info("embedding MOSI, SST and MELD")
+        encoder = MiniLM(adapter)
+        sentences = [*mosi(data), *sst(data, "train"), *meld(data, "train")]
+        write_clips(folder, embedded(sentences, encoder))
+    return list(read_clips(folder))

@@ -1,0 +1,147 @@
+"""Every choice of the bundled checkpoint's recipe in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.features.clock import ClockSpec, align
+from service.features.limits import MediaLimits
+from service.features.types import Clip, Steps
+from service.models.coupled_mamba import CoupledMamba
+from service.models.coupled_mamba_config import CoupledMambaConfig
+from training.affect.batches import Vocabulary
+from training.affect.clips import LabelledClip
+from training.affect.fit import FitSettings
+from training.affect.mixture import MixtureSettings
+from training.affect.rival import ConcatenationGru
+from training.affect.text_corpora import EMOTIONS, LABELS
+
+COUPLINGS = ("mean", "learned", "none")
+RIVAL = "gru"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes, mixture and schedule.
+
+    widths   {modality: width}, in the order of the model's modalities
+    rates    Hz of steps without times
+    gru_hidden  the rival's width: chosen so that it has as many parameters
+    """
+
+    widths: Mapping[str, int]
+    rates: Mapping[str, float]
+    vocabulary: Vocabulary
+    clock: ClockSpec
+    mixture: MixtureSettings
+    schedule: FitSettings
+    gru_learning_rate: float = 2e-3
+    d_model: int = 64
+    n_layers: int = 2
+    d_state: int = 4
+    d_head: int = 64
+    dropout: float = 0.2
+    gru_hidden: int = 112
+    folds: int = 5
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    limits: MediaLimits = field(default_factory=MediaLimits)
+
+    @property
+    def outputs(self) -> dict[str, int]:
+        """{output: width}; the classes only where there are any."""
+        named = {"label": len(self.vocabulary.labels), "emotion": len(self.vocabulary.emotions)}
+        return {"sentiment": 1} | {name: width for name, width in named.items() if width}
+
+    def join(self, features: Mapping[str, Steps]) -> Clip:
+        """Features on the recipe's clock, as the service joins them."""
+        return align(features, self.clock, list(self.widths), self.rates, self.limits)
+
+    def model_config(self, coupling: str) -> CoupledMambaConfig:
+        """The Coupled Mamba of this recipe with a given coupling."""
+        return CoupledMambaConfig(
+            modalities=self.widths,
+            d_model=self.d_model,
+            n_layers=self.n_layers,
+            d_state=self.d_state,
+            coupling=coupling,
+            d_head=self.d_head,
+            outputs=self.outputs,
+        )
+
+    def build(
+        self, variant: str, seed: int, centre: Mapping[str, np.ndarray], spread: Mapping[str, np.ndarray]
+    ) -> nn.Module:
+        """A new model: `variant` is a coupling or `gru`; centre and spread become its constants of normalisation."""
+        torch.manual_seed(seed)
+        mean = {name: torch.from_numpy(value) for name, value in centre.items()}
+        scale = {name: torch.from_numpy(1 / value) for name, value in spread.items()}
+        if variant == RIVAL:
+            gru = ConcatenationGru(
+                self.widths, self.outputs, d_hidden=self.gru_hidden, d_head=self.d_head, dropout=self.dropout
+            )
+            gru.set_normalisation(mean, scale)
+            return gru
+        model = CoupledMamba(self.model_config(variant), dropout=self.dropout)
+        for name in self.widths:
+            entry = model.inputs[name]
+            _copy(entry.mean, mean[name])
+            _copy(entry.scale, scale[name])
+        return model
+
+    def schedule_of(self, variant: str) -> FitSettings:
+        """The rival learns at its own best rate; all else is the same."""
+        if variant == RIVAL:
+            return replace(self.schedule, learning_rate=self.gru_learning_rate)
+        return self.schedule
+
+
+def _copy(buffer: object, value: Tensor) -> None:
+    assert isinstance(buffer, Tensor)
+    buffer.copy_(value)
+
+
+def statistics(
+    clips: Sequence[LabelledClip], widths: Mapping[str, int]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Mean and standard deviation [dim] of every modality's steps over (at most 6000 of) the clips."""
+    centre, spread = {}, {}
+    for name, width in widths.items():
+        rows = [clip.features[name].values for clip in clips if name in clip.features]
+        rows = rows[:: max(1, len(rows) // 6000)]
+        values = np.concatenate(rows).astype(np.float64) if rows else np.zeros((1, width))
+        centre[name] = values.mean(0).astype(np.float32)
+        deviation = values.std(0)
+        # A feature that never changes has no scale of its own: it is left where it is.
+        spread[name] = np.where(deviation > 1e-4, deviation, 1.0).astype(np.float32)
+    return centre, spread
+
+
+def affect_small() -> Recipe:
+    """The recipe of the bundled checkpoint."""
+    rates = {"text": 5.0, "audio": 25.0, "video": 25.0}
+    return Recipe(
+        widths={"text": 384, "audio": 25, "video": 35},
+        rates=rates,
+        vocabulary=Vocabulary(LABELS, EMOTIONS),
+        clock=ClockSpec("ticks", 25.0),
+        mixture=MixtureSettings(
+            text_batch=40,
+            text_every=2,
+            clip_batch=16,
+            text_shares={"mosi": 0.4, "sst": 0.5, "meld": 0.1},
+            subsets={"audio": 0.4, "audio+video": 0.5, "video": 0.1},
+            paired=0.15,
+            thinning=0.1,
+            thin=(0.0, 0.7),
+            outage=0.1,
+            noise={"text": 0.2, "video": 0.6},
+            feature_drop={"text": 0.2, "video": 0.2},
+            rates=rates,
+        ),
+        schedule=FitSettings(steps=1100, learning_rate=4e-3),
+    )
