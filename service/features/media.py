@@ -1,8 +1,8 @@
 """Files to sound: whatever FFmpeg reads, as float32 mono at 16 kHz, within bounds that hold while it decodes.
 
 A file is bytes in memory and nothing else is ever opened: demuxers that read other files by name (playlists,
-concat scripts, DASH, image sequences, SDP) are not on the list of FORMATS, and FFmpeg's own door to files and
-networks is shut besides.
+concat scripts, DASH, image sequences, SDP) are not on the list of FORMATS, and no protocol is on FFmpeg's list of
+those that it may open, files and networks alike.
 
 A damaged file is refused, whole: half a recording would be judged as if it were one. Damage is what FFmpeg
 reports, and sound that is shorter than its container says. Formats that carry neither checksums nor a length
@@ -15,7 +15,7 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,9 +98,8 @@ def _opened(data: bytes, field: Field, limits: MediaLimits) -> Iterator[Any]:
             metadata_errors="replace",
             buffer_size=READ_BYTES,
             timeout=limits.decode_timeout_s,
-            io_open=_refuse_to_open,
         )
-    except (av.error.FFmpegError, PermissionError) as error:
+    except av.error.FFmpegError as error:
         message = "the file cannot be read as sound or video: it is of another kind, damaged or cut off"
         raise InvalidInput.at(field, message) from error
     with container:
@@ -109,10 +108,6 @@ def _opened(data: bytes, field: Field, limits: MediaLimits) -> Iterator[Any]:
         except av.error.FFmpegError as error:
             reason = error.strerror or type(error).__name__
             raise InvalidInput.at(field, f"the file is damaged or cut off ({reason})") from error
-
-
-def _refuse_to_open(url: str, *_: Any) -> NoReturn:
-    raise PermissionError("a media file may not name other files")
 
 
 def _mono(container: Any, stream: Any, data: bytes, field: Field, limits: MediaLimits) -> Iterator[tuple[int, PCM]]:

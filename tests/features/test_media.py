@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from service.errors import InvalidInput, TooLarge
+from service.features import media
 from service.features.extras import MissingExtra
 from service.features.limits import MediaLimits
 from service.features.media import decode_audio, has_sound
@@ -201,6 +202,16 @@ def test_a_playlist_opens_nothing(form: bytes, tmp_path: Path) -> None:
 
 
 @needs_av
+def test_a_demuxer_that_would_open_files_could_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second lock, behind the list of formats."""
+    (tmp_path / "secret.wav").write_bytes(wav(tone(440)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(media, "FORMATS", "concat,wav")
+    assert len(decode(wav(tone(440)))) == 16_000
+    assert "another kind" in refused(b"ffconcat version 1.0\nfile secret.wav\n")
+
+
+@needs_av
 @pytest.mark.parametrize("name", [b"/etc/passwd", b"http://127.0.0.1:9/x.wav"])
 def test_a_playlist_of_system_files_and_addresses_is_refused(name: bytes) -> None:
     assert "another kind" in refused(SPLICE % name)
@@ -233,6 +244,14 @@ def test_a_file_that_is_damaged_midway_is_refused(container: str, codec: str) ->
     data = bytearray(encode(tone(440, 2.0, 48_000)[None], 48_000, container, codec))
     middle = len(data) // 2
     data[middle : middle + 300] = bytes(300)
+    assert "damaged" in refused(bytes(data))
+
+
+@needs_av
+def test_one_wrong_bit_in_a_flac_is_found_by_its_checksum() -> None:
+    noise = 0.1 * np.random.default_rng(0).normal(size=(1, 32_000)).astype(np.float32)
+    data = bytearray(encode(noise, 16_000, "flac", "flac"))
+    data[len(data) // 2] ^= 1
     assert "damaged" in refused(bytes(data))
 
 
