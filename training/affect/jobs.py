@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from training.affect.recipe import COUPLINGS, RIVAL, Recipe
+from training.affect.recipe import RIVAL, SHIPPED, Recipe
 from training.affect.study import Corpora, run_fold
 
 log = logging.getLogger(__name__)
@@ -33,10 +33,10 @@ def plan(recipe: Recipe) -> list[Job]:
     """Seed after seed, so that an interrupted study compares like with like; `learned` on the first seed only."""
     jobs = []
     for i, seed in enumerate(recipe.seeds):
-        variants = ["mean", RIVAL, "none"] if i else ["mean", RIVAL, *(c for c in COUPLINGS if c != "mean")]
-        for variant in variants:
+        for variant in (SHIPPED, RIVAL, "none"):
             jobs += [Job(variant, seed, fold, ablate=i == 0) for fold in range(recipe.folds)]
-    return jobs
+    extra = [Job("learned", recipe.seeds[0], fold, ablate=True) for fold in range(recipe.folds)]
+    return jobs[: len(jobs) // 2] + extra + jobs[len(jobs) // 2 :]
 
 
 def start_worker(log_file: Path) -> None:
@@ -60,6 +60,10 @@ def run_jobs(recipe: Recipe, corpora: Corpora, jobs: Sequence[Job], work: Path, 
     """Run what is not there yet. A failing run stops the study with its error."""
     todo = [j for j in jobs if not (work / f"{j.variant}-seed{j.seed}-fold{j.fold}.npz").exists()]
     log.info("%d of %d runs to do", len(todo), len(jobs))
+    if workers == 1:
+        for job in todo:
+            run_fold(recipe, corpora, job.variant, job.seed, job.fold, work, job.ablate)
+        return
     began = time.monotonic()
     # Forked, so that the corpora are not copied; threads are one a process already.
     context = multiprocessing.get_context("fork" if os.name == "posix" else None)

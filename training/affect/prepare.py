@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from service.features.clock import ClockSpec, align
 from service.features.limits import MediaLimits
 from service.features.text import MiniLM
 from service.features.types import Steps
+from training.affect.adapter import AdapterSettings, save_adapter, train_adapter
 from training.affect.clips import LabelledClip, read_clips, write_clips
 from training.affect.ravdess import altered, recordings
-from training.affect.text_corpora import EMOTIONS, LABELS, Sentence, meld, mosi, sst
+from training.affect.text_corpora import EMOTIONS, LABELS, Sentence, meld, mosi, overlapping, rt_without, sst
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,22 @@ def embedded(sentences: Sequence[Sentence], encoder: MiniLM, batch: int = 64) ->
                 label=None if sentence.label is None else LABELS[sentence.label],
                 emotion=None if sentence.emotion is None else EMOTIONS[sentence.emotion],
             )
+
+
+def prepare_adapter(data: Path, work: Path) -> Path:
+    """Train the text adapter on SST, rt-polarity and MELD, unless it is in `work` -> its file."""
+    path = work / "text_adapter.safetensors"
+    if not path.exists():
+        held = [*sst(data, "dev"), *sst(data, "test")]
+        film = sst(data, "train")
+        doubles = overlapping(film, held, 0.9)
+        training = [*(s for s in film if s.id not in doubles), *rt_without(data, held), *meld(data, "train")]
+        settings = AdapterSettings()
+        dev = {"sst_dev": sst(data, "dev"), "meld_dev": meld(data, "dev")}
+        tensors, _, _, history = train_adapter(training, dev, settings)
+        (work / "adapter.json").write_text(json.dumps(history, indent=1), "utf-8")
+        save_adapter(tensors, settings, path)
+    return path
 
 
 def prepare_acted(data: Path, folder: Path) -> list[LabelledClip]:

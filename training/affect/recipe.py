@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from service.features.clock import ClockSpec, align
 from service.features.limits import MediaLimits
-from service.features.types import Clip, Steps
+from service.features.types import MODALITIES, Clip, Steps
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from training.affect.batches import Vocabulary
@@ -21,7 +21,7 @@ from training.affect.mixture import MixtureSettings
 from training.affect.rival import ConcatenationGru
 from training.affect.text_corpora import EMOTIONS, LABELS
 
-COUPLINGS = ("mean", "learned", "none")
+SHIPPED = "mean"
 RIVAL = "gru"
 
 
@@ -145,3 +145,51 @@ def affect_small() -> Recipe:
         ),
         schedule=FitSettings(steps=1100, learning_rate=4e-3),
     )
+
+
+def for_folder(
+    clips: Sequence[LabelledClip], clock: ClockSpec, rates: Mapping[str, float], steps: int, batch: int = 32
+) -> Recipe:
+    """A recipe for someone's clips: widths and classes as they come, nothing that needs to know the features.
+
+    rates  Hz of modalities without times (on a ticking clock; default its own rate)
+    Raises ValueError where a modality has two widths or a name that the service does not know.
+    """
+    found: dict[str, set[int]] = {}
+    for clip in clips:
+        for name, entry in clip.features.items():
+            found.setdefault(name, set()).add(entry.values.shape[1])
+    if strangers := sorted(set(found) - set(MODALITIES)):
+        raise ValueError(f"modalities are {', '.join(MODALITIES)}; the clips have {strangers}")
+    if uneven := {name: sorted(widths) for name, widths in found.items() if len(widths) > 1}:
+        raise ValueError(f"one width a modality is expected, the clips have {uneven}")
+    widths = {name: next(iter(found[name])) for name in MODALITIES if name in found}
+    ticks = clock.kind == "ticks"
+    hz = {name: rates.get(name, clock.hz or 1.0) for name in widths}
+    return Recipe(
+        widths=widths,
+        rates=hz,
+        vocabulary=Vocabulary(
+            _classes((clip.label for clip in clips), LABELS), _classes((clip.emotion for clip in clips), EMOTIONS)
+        ),
+        clock=clock,
+        # On an aligned clock a step cannot be missing from one modality alone.
+        mixture=MixtureSettings(
+            text_batch=batch,
+            clip_batch=batch,
+            paired=0.0,
+            mated=0.0,
+            word_drop=0.1 if ticks else 0.0,
+            outage=0.1 if ticks else 0.0,
+            thinning=0.1 if ticks else 0.0,
+            thin=(0.0, 0.7),
+            rates=hz,
+        ),
+        schedule=FitSettings(steps=steps, learning_rate=2e-3),
+    )
+
+
+def _classes(names: Iterable[str | None], usual: Sequence[str]) -> tuple[str, ...]:
+    """The classes that occur: in the usual order where they are of the usual ones, else sorted."""
+    found = {name for name in names if name is not None}
+    return tuple(name for name in usual if name in found) if found <= set(usual) else tuple(sorted(found))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence
 
 
 class ConcatenationGru(nn.Module):
@@ -57,8 +56,7 @@ class ConcatenationGru(nn.Module):
         place = torch.arange(longest) < lengths.unsqueeze(-1)  # [b, n]
         padded = steps.new_zeros(*place.shape, steps.shape[-1])
         padded[place] = steps
-        packed = pack_padded_sequence(padded, lengths, batch_first=True, enforce_sorted=False)
-        hidden, _ = nn.utils.rnn.pad_packed_sequence(self.gru(packed)[0], batch_first=True)
+        hidden, _ = self.gru(padded)  # what follows a sequence's end changes nothing before it
         keep = place.unsqueeze(-1)
         most = hidden.masked_fill(~keep, -math.inf).amax(1)
         mean = (hidden * keep).sum(1) / lengths.unsqueeze(-1)

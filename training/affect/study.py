@@ -116,7 +116,7 @@ def run_fold(recipe: Recipe, corpora: Corpora, variant: str, seed: int, fold: in
         for subset in subsets_of(clips, list(recipe.widths)):
             names = subset.split("+")
             judge(f"{subset}/{corpus}", [restricted(c, subset) for c in clips if set(names) <= set(c.features)])
-        if ablate:
+        if ablate and recipe.clock.kind == "ticks":
             for rate in MISSING_RATES[1:]:
                 judge(f"missing-{rate}/{corpus}", [thinned_clip(c, rate, recipe, seed) for c in clips])
     sentences = [c for c in held if set(c.features) == {"text"} and c.label != "neutral"]
