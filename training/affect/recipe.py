@@ -131,11 +131,11 @@ def affect_small() -> Recipe:
         clock=ClockSpec("ticks", 25.0),
         mixture=MixtureSettings(
             text_batch=40,
-            text_every=2,
+            text_every=4,
             clip_batch=16,
             text_shares={"mosi": 0.4, "sst": 0.5, "meld": 0.1},
             subsets={"audio": 0.4, "audio+video": 0.5, "video": 0.1},
-            paired=0.15,
+            paired=0.12,
             thinning=0.1,
             thin=(0.0, 0.7),
             outage=0.1,
@@ -143,7 +143,7 @@ def affect_small() -> Recipe:
             feature_drop={"text": 0.2, "video": 0.2},
             rates=rates,
         ),
-        schedule=FitSettings(steps=1100, learning_rate=4e-3),
+        schedule=FitSettings(steps=1500, learning_rate=4e-3),
     )
 
 

@@ -95,8 +95,9 @@ def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip]
 def run_fold(recipe: Recipe, corpora: Corpora, variant: str, seed: int, fold: int, work: Path, ablate: bool) -> Path:
     """Train without one fold and predict it from every subset of modalities -> the file of predictions.
 
-    The file holds `subset/corpus/ids` and `subset/corpus/output`; with `ablate` also `missing-rate/corpus/…`, and for
-    clips of different corpora `pair/…` (see `pairs`). A file that is there is left as it is.
+    The file holds `subset/corpus/ids` and `subset/corpus/output`; with `ablate` also `missing-rate/corpus/…`, and
+    `pair-kind-subset/…` (see `pairs`) where there are clips of text and clips without.
+    A file that is there is left as it is.
     """
     path = work / f"{variant}-seed{seed}-fold{fold}.npz"
     if path.exists():
@@ -121,7 +122,7 @@ def run_fold(recipe: Recipe, corpora: Corpora, variant: str, seed: int, fold: in
                 judge(f"missing-{rate}/{corpus}", [thinned_clip(c, rate, recipe, seed) for c in clips])
     sentences = [c for c in held if set(c.features) == {"text"} and c.label != "neutral"]
     voices = [c for c in held if "text" not in c.features]
-    if sentences and voices:
+    if ablate and sentences and voices:
         for kind, subset in (("agreeing", "audio"), ("agreeing", "audio+video"), ("neutral", "audio")):
             judge(f"pair-{kind}-text+{subset}", pairs(sentences, voices, kind, subset, seed))
     work.mkdir(parents=True, exist_ok=True)

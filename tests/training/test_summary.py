@@ -1,0 +1,105 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.features.clock import ClockSpec
+from service.features.types import Steps
+from training.affect import card
+from training.affect.clips import LabelledClip
+from training.affect.jobs import Job, plan
+from training.affect.recipe import Recipe, affect_small, for_folder
+from training.affect.study import Corpora
+from training.affect.summary import calibration_of, summarise
+
+LABELS = ("negative", "neutral", "positive")
+
+
+@pytest.fixture
+def corpora() -> Corpora:
+    rng = np.random.default_rng(0)
+    clips = []
+    for i in range(400):
+        label = int(rng.integers(3))
+        steps = Steps(np.zeros((2, 3), np.float32))
+        clips.append(LabelledClip(f"c{i}", f"g{i % 20}", "some", {"audio": steps}, 2.0 * (label - 1), LABELS[label]))
+    return Corpora(clips, [])
+
+
+@pytest.fixture
+def recipe(corpora: Corpora) -> Recipe:
+    return for_folder(corpora.judged, ClockSpec("aligned"), {}, steps=1)
+
+
+def predict_all(work: Path, corpora: Corpora, recipe: Recipe, variant: str, seed: int, noise: float) -> None:
+    """Predictions out of fold: the truth and noise."""
+    rng = np.random.default_rng(seed)
+    work.mkdir(exist_ok=True)
+    for fold in range(recipe.folds):
+        _, held = corpora.split(fold, recipe.folds)
+        sentiment = np.array([c.sentiment for c in held]) + rng.normal(0, noise, len(held))
+        label = np.array([[3.0 * (c.label == name) for name in LABELS] for c in held])
+        label += rng.normal(0, 2 * noise, label.shape)
+        np.savez(
+            work / f"{variant}-seed{seed}-fold{fold}.npz",
+            **{
+                "audio/some/ids": np.array([c.id for c in held]),
+                "audio/some/sentiment": sentiment.astype(np.float32),
+                "audio/some/label": label.astype(np.float32),
+            },
+        )
+
+
+def test_only_seeds_with_all_folds_count(tmp_path: Path, corpora: Corpora, recipe: Recipe) -> None:
+    for seed in range(3):
+        predict_all(tmp_path, corpora, recipe, "mean", seed, 0.5)
+    (tmp_path / "mean-seed1-fold3.npz").unlink()
+    jobs = [Job("mean", seed, fold, False) for seed in range(3) for fold in range(recipe.folds)]
+    figures = summarise(tmp_path, jobs, recipe, corpora)["mean"]["audio/some"]
+    assert len(figures["mae"]["values"]) == 2
+    assert figures["mae"]["mean"] == pytest.approx(0.5 * np.sqrt(2 / np.pi), rel=0.1)
+    assert figures["r"]["mean"] == pytest.approx(1 / np.sqrt(1 + 0.25 / (8 / 3)), abs=0.02)
+
+
+def test_intervals_cover_and_the_threshold_keeps_its_risk(tmp_path: Path, corpora: Corpora, recipe: Recipe) -> None:
+    predict_all(tmp_path, corpora, recipe, "mean", 0, 1.0)
+    calibration, measured = calibration_of(tmp_path, recipe, corpora, "mean", coverage=0.9, risk=0.1)
+    low, high = calibration.intervals["audio"]
+    assert low == pytest.approx(-1.645, abs=0.25)
+    assert high == pytest.approx(1.645, abs=0.25)
+    assert measured["subsets"]["audio"]["coverage"] == pytest.approx(0.9, abs=0.04)
+    answered = measured["label"]["by_subset"]["all"]
+    assert answered["accuracy_answered"] >= 0.9
+    assert answered["accuracy"] < 0.9
+    assert 0 < answered["answered"] < 1
+    assert 0.3 < calibration.abstain_below < 1
+
+
+def test_no_calibration_without_a_complete_cross_validation(tmp_path: Path, corpora: Corpora, recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="no complete cross-validation of mean"):
+        calibration_of(tmp_path, recipe, corpora, "mean", 0.9, 0.2)
+
+
+def test_the_plan_runs_every_variant_on_every_seed_and_fold() -> None:
+    jobs = plan(affect_small())
+    assert len(set(jobs)) == len(jobs)
+    for variant in ("mean", "gru", "none"):
+        assert {(j.seed, j.fold) for j in jobs if j.variant == variant} == {(s, f) for s in range(5) for f in range(5)}
+    assert {j.seed for j in jobs if j.variant == "learned"} == {0}
+
+
+def test_the_card_says_which_bar_is_missed() -> None:
+    def figure(value: float) -> dict[str, object]:
+        return {"mean": value, "half_width": 0.01, "values": [value, value]}
+
+    figures = {
+        "text/mosi": {"acc2": figure(0.85), "mae": figure(0.81), "r": figure(0.77)},
+        "audio/ravdess": {"label": figure(0.75)},
+        "audio+video/ravdess": {"label": figure(0.88), "emotion": figure(0.7)},
+    }
+    text = card.bars({"mean": figures, "gru": {}})
+    missed = [line for line in text.splitlines() if "**no**" in line]
+    assert len(missed) == 2
+    assert "MAE" in missed[0]
+    assert "eight emotions" in missed[1]
+    assert "0.810 ± 0.010" in missed[0]
