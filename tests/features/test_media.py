@@ -302,10 +302,10 @@ def test_ten_hours_of_silence_in_60_kb_are_refused_at_once() -> None:
     data = silent_flac(36_000)
     assert len(data) < 100_000
     assert len(decode(silent_flac(20))) == 20 * 16_000  # the file is sound; it is only long
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(TooLarge, match="longer than 600 s") as caught:
         decode(data)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 3
     assert caught.value.errors[0].loc == FIELD
 
 
