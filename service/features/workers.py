@@ -1,7 +1,7 @@
 """The threads that decode and extract, so that neither the event loop nor the engine waits for it.
 
 Threads, not processes: openSMILE, FFmpeg and PyTorch let go of the interpreter while they work. On two busy
-cores two threads took as long as two processes, to within noise, and held up another thread by 20 ms at most.
+cores, two threads took as long as two processes, to within noise.
 
 A native library that crashes takes the process with it; keeping strangers' files in a process of their own is a
 matter of deployment (a container that is restarted), not of this pool.
