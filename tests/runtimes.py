@@ -30,7 +30,7 @@ def random_features(rng: np.random.Generator) -> Features:
     names = [name for name in WIDTHS if rng.random() < 0.6] or ["audio"]
     features = {}
     for name in names:
-        steps = 1 if rng.random() < 0.2 else int(rng.integers(1, 40))
+        steps = 1 if rng.random() < 0.2 else int(rng.integers(1, 30))
         times = np.sort(rng.uniform(0, 5, steps)) if rng.random() < 0.5 else None
         features[name] = Steps(rng.standard_normal((steps, WIDTHS[name])).astype(np.float32), times)
     return features
@@ -43,7 +43,7 @@ def gate_model(runtime: Runtime) -> Gate:
 
 
 def assert_nothing_inside(runtime: Runtime, *, probes: int = 7) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     sample = runtime.metrics.registry.get_sample_value
     gauges = [
         ("requests_running", {"model": "tiny"}),
@@ -57,4 +57,4 @@ def assert_nothing_inside(runtime: Runtime, *, probes: int = 7) -> None:
         time.sleep(0.005)
     assert (runtime.admission.inside, values) == (0, [0, 0, 0])
     futures = [submit(runtime, {"audio": Steps(np.ones((3, 5), np.float32))}, PredictOptions()) for _ in range(probes)]
-    assert len({future.result(20).sentiment for future in futures}) <= 1  # every slot still serves, from afresh
+    assert len({future.result(60).sentiment for future in futures}) <= 1  # every slot still serves, from afresh

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.engine.prediction import Prediction, PredictOptions
+from service.engine.request import Request, Result
 from service.errors import DeadlineExceeded, Draining, EngineDown, InvalidInput, Overloaded, ServiceError
 from service.features.types import Clip, Media, Steps
 from tests.checkpoints import WIDTHS
@@ -35,11 +36,11 @@ def test_random_cancellations_leak_nothing(start_runtime: StartRuntime) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     outcomes = []
     for future in futures:
         try:
-            outcomes.append(type(future.result(30)))
+            outcomes.append(type(future.result(60)))
         except CancelledError as error:
             outcomes.append(type(error))
     assert len(outcomes) == 120
@@ -79,7 +80,7 @@ def test_what_is_cancelled_before_a_worker_has_time_is_never_extracted(
     gate.wait_reached()
     assert second.cancel()
     gate.open()
-    assert first.result(20).steps == 3
+    assert first.result(60).steps == 3
     assert_nothing_inside(runtime, probes=1)
     assert len(extracted) == 2  # the first, and the probe
     sample = runtime.metrics.registry.get_sample_value
@@ -104,14 +105,14 @@ def test_results_that_come_from_several_threads_at_once_answer_once(
 
     def scattered(lane: str, requests: Any) -> list[Future[Any]]:
         results = engine_submit(lane, requests)
-        wait(results, 20)
+        wait(results, 60)
         meetings: list[Future[Any]] = [Meeting() for _ in requests]
         for result, meeting in zip(results, meetings, strict=True):
             threading.Timer(0.05, meeting.set_result, [result.result()]).start()
         return meetings
 
     monkeypatch.setattr(runtime.engine, "submit", scattered)
-    assert submit(runtime, features).result(20).steps == 3
+    assert submit(runtime, features).result(60).steps == 3
     monkeypatch.undo()
     assert_nothing_inside(runtime)
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
@@ -130,7 +131,7 @@ def test_a_full_service_refuses_at_once_and_says_when_to_return(start_runtime: S
     assert runtime.admission.inside == 7
     gate.open()
     for future in futures:
-        future.result(20)
+        future.result(60)
     assert_nothing_inside(runtime)
 
 
@@ -140,7 +141,7 @@ def test_closing_finishes_what_is_inside_and_refuses_the_rest(start_runtime: Sta
     features = {"text": Steps(np.ones((30, 6), np.float32))}
     inside = submit(runtime, features)
     gate.wait_reached()
-    closing = threading.Thread(target=runtime.close, args=(20,))
+    closing = threading.Thread(target=runtime.close, args=(60,))
     closing.start()
     while not runtime.draining:
         time.sleep(0.001)
@@ -148,8 +149,8 @@ def test_closing_finishes_what_is_inside_and_refuses_the_rest(start_runtime: Sta
     with pytest.raises(Draining):
         submit(runtime, features)
     gate.open()
-    assert inside.result(20).steps == 30
-    closing.join(20)
+    assert inside.result(60).steps == 30
+    closing.join(60)
     assert not closing.is_alive()
     assert not runtime.engine_alive
 
@@ -165,8 +166,8 @@ def test_closing_without_time_answers_what_is_inside(start_runtime: StartRuntime
         time.sleep(0.001)
     gate.open()
     with pytest.raises(EngineDown):
-        inside.result(20)
-    closing.join(20)
+        inside.result(60)
+    closing.join(60)
     assert runtime.admission.inside == 0
 
 
@@ -193,17 +194,27 @@ def test_what_the_workers_refuse_reaches_the_caller(
 ) -> None:
     runtime = start_runtime()
     with pytest.raises(error, match=message):
-        submit(runtime, features, **more).result(20)
+        submit(runtime, features, **more).result(60)
     assert_nothing_inside(runtime)
 
 
-def test_a_deadline_that_passes_in_the_engine(start_runtime: StartRuntime) -> None:
+def test_a_deadline_that_passes_in_the_engine(start_runtime: StartRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = start_runtime()
-    gate = gate_model(runtime)
-    late = submit(runtime, {"text": Steps(np.ones((30, 6), np.float32))}, deadline=time.monotonic() + 0.5)
+    gate, requests, far = gate_model(runtime), [], time.monotonic() + 1000
+    engine_submit = runtime.engine.submit
+
+    def spy(lane: str, submitted: list[Request]) -> list[Future[Result]]:
+        requests.extend(submitted)
+        return engine_submit(lane, submitted)
+
+    monkeypatch.setattr(runtime.engine, "submit", spy)
+    late = submit(
+        runtime, {name: Steps(np.ones((30, width), np.float32)) for name, width in WIDTHS.items()}, deadline=far
+    )
     gate.wait_reached()
-    time.sleep(0.5)
+    assert [request.deadline for request in requests] == [far] * 4
+    requests[2].deadline = time.monotonic()  # that of a leave-one-out: the whole answer is late
     gate.open()
     with pytest.raises(DeadlineExceeded, match="while running"):
-        late.result(20)
+        late.result(60)
     assert_nothing_inside(runtime)

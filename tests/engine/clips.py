@@ -75,13 +75,13 @@ class Gate:
 
     def __call__(self, *_: object) -> None:
         self.reached.set()
-        assert self._open.wait(20), "nobody opened the gate"
+        assert self._open.wait(60), "nobody opened the gate"
 
     def open(self) -> None:
         self._open.set()
 
     def wait_reached(self) -> None:
-        assert self.reached.wait(20), "nobody came to the gate"
+        assert self.reached.wait(60), "nobody came to the gate"
 
 
 def is_marked(chunk: Chunk) -> bool:

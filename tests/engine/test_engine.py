@@ -48,7 +48,7 @@ class Bench:
     def assert_idle(self) -> None:
         """Nothing runs or waits; asked on the engine's own thread, after all that was submitted before."""
         (probe,) = self.submit(random_clip(np.random.default_rng(0), 1))
-        probe.result(20)
+        probe.result(60)
         self.engine.stop()
         assert self.value("requests_running") == 0
         assert self.value("requests_waiting") == 0
@@ -70,7 +70,7 @@ def start() -> Generator[Start, None, None]:
 
 def _assert_answers(future: Future[Result], clip: Clip, *, read_all: bool = False) -> None:
     expected = answer_alone(MODEL, clip)
-    np.testing.assert_allclose(future.result(20).outputs, expected if read_all else expected[-1:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(future.result(60).outputs, expected if read_all else expected[-1:], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("read_all", [False, True])
@@ -105,7 +105,7 @@ def test_a_raising_model_answers_its_batch_and_goes_on(start: Start) -> None:
     _assert_answers(early, early_clip)
     for future in (marked, mate):
         with pytest.raises(Internal) as error:
-            future.result(20)
+            future.result(60)
         assert "secret" not in str(error.value)
     later = random_clip(rng, 9)
     _assert_answers(bench.submit(later)[0], later)
@@ -124,7 +124,7 @@ def test_an_output_that_is_not_finite_fails_its_request_only(start: Start) -> No
     clips = [random_clip(rng, 4), random_clip(rng, 7, marked=True), random_clip(rng, 8)]
     a, marked, b = bench.submit(*clips)
     with pytest.raises(Internal, match="not finite"):
-        marked.result(20)
+        marked.result(60)
     _assert_answers(a, clips[0])
     _assert_answers(b, clips[2])
     sample = bench.metrics.registry.get_sample_value
@@ -151,7 +151,7 @@ def test_a_dead_thread_answers_everybody_and_takes_no_more(start: Start) -> None
     gate.open()
     for future in futures:
         with pytest.raises(EngineDown):
-            future.result(20)
+            future.result(60)
     bench.engine.stop()  # joins
     assert not bench.engine.alive
     with pytest.raises(EngineDown):
@@ -171,7 +171,7 @@ def test_stopping_ends_the_batch_and_answers_what_is_left(start: Start) -> None:
     while not bench.engine._stopping:
         time.sleep(0.001)
     gate.open()
-    stopping.join(20)
+    stopping.join(60)
     assert not stopping.is_alive()
     _assert_answers(ends, clips[0])
     for future in (running, waiting):
@@ -208,7 +208,7 @@ def test_a_deadline_ends_a_request_that_runs(start: Start) -> None:
     request.deadline = time.monotonic()
     gate.open()
     with pytest.raises(DeadlineExceeded, match="while running"):
-        future.result(20)
+        future.result(60)
     bench.assert_idle()
 
 
