@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from service.errors import InvalidInput
-from service.features.bert import BertEncoder, load_bert
 from service.features.extras import MissingExtra, missing, require
 from service.features.types import Steps, TextSegment
 
@@ -48,8 +46,7 @@ class MiniLM:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # a "[SEP]" that someone typed is text
         self._cls, self._sep = (self.tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-        config = json.loads((folder / "config.json").read_text())
-        self.model: BertEncoder = load_bert(config, load_file(folder / "model.safetensors"))
+        self.model = load_encoder(folder)
         if adapter is not None:
             merge_adapter(self.model, adapter)
 
@@ -90,7 +87,7 @@ class MiniLM:
 
     def _embed(self, window: list[int]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            hidden: Tensor = self.model(torch.tensor([[self._cls, *window, self._sep]]))
+            hidden: Tensor = self.model(torch.tensor([[self._cls, *window, self._sep]])).last_hidden_state
         values: NDArray[np.float32] = hidden[0, 1:-1].numpy()
         return values
 
@@ -105,6 +102,18 @@ def minilm_folder() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     return Path(next(iter(spec.submodule_search_locations))) / "model"
+
+
+def load_encoder(folder: Path) -> nn.Module:
+    """transformers' BertModel without the pooling layer, from a folder's config.json and model.safetensors."""
+    # The model's own module: the package's front door imports far more.
+    bert = require("transformers.models.bert.modeling_bert", "the text recipe minilm-l6-384")
+    config = bert.BertConfig.from_json_file(folder / "config.json")
+    encoder: nn.Module = bert.BertModel(config, add_pooling_layer=False)
+    # The published file also holds the pooling layer, and indices that the module makes itself.
+    tensors = load_file(folder / "model.safetensors")
+    encoder.load_state_dict({name: tensors[name] for name in encoder.state_dict()})
+    return encoder.eval().requires_grad_(False)
 
 
 def merge_adapter(model: nn.Module, path: Path) -> None:

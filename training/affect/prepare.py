@@ -81,7 +81,7 @@ def embedded(sentences: Sequence[Sentence], encoder: MiniLM, batch: int = 64) ->
         for row, i in enumerate(rows):
             ids[row, : len(windows[i]) + 2] = torch.tensor([start, *windows[i], end])
         with torch.inference_mode():
-            hidden = encoder.model(ids, ids != 0)
+            hidden = encoder.model(ids, attention_mask=(ids != 0).long()).last_hidden_state
         for row, i in enumerate(rows):
             embeddings[i] = hidden[row, 1 : len(windows[i]) + 1].numpy()
     for i, sentence in enumerate(sentences):
