@@ -40,8 +40,7 @@ from service.kernels.coupled_scan.parallel import coupled_scan_parallel
 from service.models.base import Chunk, State, StateTensor
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.pooling import Pooling, pool
-
-EPS = 1e-5
+from service.models.stacked import EPS, StackedLinear, StackedNorm
 
 
 class CoupledMamba(nn.Module):
@@ -54,9 +53,9 @@ class CoupledMamba(nn.Module):
         modalities, width = len(config.modalities), config.d_model
         self.inputs = nn.ModuleDict({name: _Input(config, features) for name, features in config.modalities.items()})
         self.layers = nn.ModuleList(_Layer(config, dropout) for _ in range(config.n_layers))
-        self.norm_f = _StackedNorm(modalities, width)
+        self.norm_f = StackedNorm(modalities, width)
         if config.dense:  # one mixing of the streams between each two layers, the same every time
-            self.cross = _StackedLinear(modalities, modalities * width, width)
+            self.cross = StackedLinear(modalities, modalities * width, width)
         if config.coupling == "learned":
             self.coupling_logits = nn.Parameter(torch.zeros(config.n_layers, modalities, modalities))
         self.head = _Head(config)
@@ -147,15 +146,15 @@ class _Layer(nn.Module):
         m, inner, rank, n = len(config.modalities), config.d_inner, config.dt_rank, config.d_state
         self.config, self.dropout = config, dropout
         self.compiled: CompiledLoop | None = None
-        self.norm = _StackedNorm(m, config.d_model)
-        self.in_proj = _StackedLinear(m, config.d_model, 2 * inner, bias=False)
+        self.norm = StackedNorm(m, config.d_model)
+        self.in_proj = StackedLinear(m, config.d_model, 2 * inner, bias=False)
         self.conv_weight = nn.Parameter((torch.rand(m, config.d_conv, inner) * 2 - 1) / math.sqrt(config.d_conv))
         self.conv_bias = nn.Parameter(torch.zeros(m, inner))
-        self.x_proj = _StackedLinear(m, inner, rank + 2 * n, bias=False)
-        self.dt_proj = _StackedLinear(m, rank, inner)
+        self.x_proj = StackedLinear(m, inner, rank + 2 * n, bias=False)
+        self.dt_proj = StackedLinear(m, rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, n + 1).log()[None, :, None].repeat(m, 1, inner))
         self.D = nn.Parameter(torch.ones(m, inner))
-        self.out_proj = _StackedLinear(m, inner, config.d_model, bias=False)
+        self.out_proj = StackedLinear(m, inner, config.d_model, bias=False)
         # softplus(bias) is log-uniform in [0.001, 0.1], as Mamba initialises it.
         dt = torch.exp(torch.rand(m, inner) * math.log(100.0) + math.log(0.001))
         self.dt_proj.bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
@@ -260,34 +259,6 @@ class _Input(nn.Module):
         """values [t, dim] -> [t, d_model]; (values - mean) * scale first."""
         out: Tensor = self.project((values - self.mean) * self.scale)
         return out
-
-
-class _StackedLinear(nn.Module):
-    """One linear map a modality. weight [M, out, in], bias [M, out]."""
-
-    def __init__(self, modalities: int, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        super().__init__()
-        bound = 1.0 / math.sqrt(inputs)
-        self.weight = nn.Parameter((torch.rand(modalities, outputs, inputs) * 2 - 1) * bound)
-        self.bias = nn.Parameter(torch.zeros(modalities, outputs)) if bias else None
-
-    def forward(self, x: Tensor, chains: Tensor) -> Tensor:
-        """x [m, t, in] of the modalities `chains` [m] -> [m, t, out]."""
-        y = x @ self.weight[chains].transpose(1, 2)
-        return y if self.bias is None else y + self.bias[chains][:, None]
-
-
-class _StackedNorm(nn.Module):
-    """One LayerNorm a modality. weight, bias [M, d_model]."""
-
-    def __init__(self, modalities: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(modalities, width))
-        self.bias = nn.Parameter(torch.zeros(modalities, width))
-
-    def forward(self, x: Tensor, chains: Tensor) -> Tensor:
-        """x [m, t, d_model] of the modalities `chains` [m] -> the same shape."""
-        return F.layer_norm(x, x.shape[-1:], eps=EPS) * self.weight[chains][:, None] + self.bias[chains][:, None]
 
 
 def _layer_state(state: State | None, layer: int) -> State | None:
