@@ -9,6 +9,7 @@ What is finished stays in --work and is not done again; delete a file there to h
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
         calibration, measured = calibration_of(work / "cv", recipe, corpora, SHIPPED, COVERAGE, RISK)
         write_json(RESULTS / "cv.json", summary)
         write_json(RESULTS / "calibration.json", measured)
+        write_json(RESULTS / "adapter.json", json.loads((work / "adapter.json").read_text("utf-8")))
         write_json(RESULTS / "tests.json", reported_once(model, recipe, options.data, adapter))
         write_checkpoint(
             options.out,
