@@ -113,7 +113,7 @@ def _release_config(tensors: Mapping[str, Tensor], branched: bool) -> CoupledMam
         )
     except KeyError as error:
         raise ValueError(f"not a released Coupled Mamba of either layout: missing {error.args[0]}") from None
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         raise ValueError(f"not a released Coupled Mamba of either layout: {error}") from None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.models.base import Chunk, allocate
 from service.models.checkpoint import load_checkpoint
-from service.models.convert import convert
+from service.models.convert import convert, coupled_mamba_from_release
 from tests.models.release import GOLDEN, branched_weights, golden_io, golden_weights, released
 
 SOURCE = "coupled-mamba-release"
@@ -146,6 +146,15 @@ def test_every_wrong_key_is_listed(tmp_path: Path, layout: str) -> None:
     assert "unexpected resnet_smell.dense.weight [2]" in message
     assert "resnet_text.dense.weight has shape [128, 128], expected [128, 256]" in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7, 5, 3, 2)])
+def test_a_tensor_of_any_odd_shape_is_refused(shape: tuple[int, ...]) -> None:
+    weights = golden_weights()
+    for name in weights:
+        if ".out_proj." not in name and name not in ("weight_audio", "weight_visual", "weight_text"):  # never read
+            with pytest.raises(ValueError, match="not a released Coupled Mamba"):
+                coupled_mamba_from_release(weights | {name: torch.zeros(shape)})
 
 
 def test_tensors_of_another_model_and_unknown_sources_are_refused(tmp_path: Path) -> None:
