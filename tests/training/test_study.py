@@ -134,6 +134,7 @@ def test_a_folder_of_features_becomes_a_checkpoint_that_is_served(tmp_path: Path
         ]
     write_clips(tmp_path / "clips", clips)
     options = ["--clock", clock, "--steps", "60", "--folds", "2", "--seeds", "1", "--workers", "1", "--name", "mine"]
+    options.append("--plain-scan")
     main(
         [
             "--manifest",
