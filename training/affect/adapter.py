@@ -14,11 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -116,7 +116,7 @@ def batches(lengths: Sequence[int], size: int, rng: random.Random | None) -> lis
     return chunks
 
 
-def encode(encoder: nn.Module, tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+def encode(encoder: nn.Module, tokenizer: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """texts -> tokens [b, n, dim] and which of them are words [b, n] (not padding, [CLS] or [SEP])."""
     coded = tokenizer.encode_batch(list(texts))
     width = max(len(c.ids) for c in coded)
@@ -155,7 +155,7 @@ def loss_of(outputs: dict[str, Tensor], rows: Sequence[Sentence], settings: Adap
 
 
 @torch.no_grad()
-def evaluate(encoder: nn.Module, heads: Heads, tokenizer: Tokenizer, rows: Sequence[Sentence]) -> dict[str, float]:
+def evaluate(encoder: nn.Module, heads: Heads, tokenizer: Any, rows: Sequence[Sentence]) -> dict[str, float]:
     """Figures over the sentences of one corpus."""
     encoder.eval(), heads.eval()
     found: dict[str, list[Tensor]] = {}
@@ -186,6 +186,8 @@ def train_adapter(
     train: Sequence[Sentence], dev: dict[str, Sequence[Sentence]], settings: AdapterSettings
 ) -> tuple[dict[str, Tensor], nn.Module, Heads, list[dict[str, float]]]:
     """Train; -> the adapter's tensors, the adapted encoder, the heads, and the dev figures of every epoch."""
+    from tokenizers import Tokenizer
+
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
     tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))

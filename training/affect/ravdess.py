@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 Pcm = NDArray[np.float32]
 
@@ -68,6 +67,8 @@ def recordings(data: Path) -> Iterator[Recording]:
 
 def altered(pcm: Pcm, rng: np.random.Generator) -> Pcm:
     """A copy as another voice, microphone and room might have given it: speed with pitch, band, noise, gain."""
+    from scipy import signal
+
     speed = rng.uniform(0.88, 1.12)
     x = signal.resample(pcm, int(len(pcm) / speed)).astype(np.float32)
     if rng.random() < 0.5:
