@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from training.affect.plot import risk_coverage_svg
+
 Figures = Mapping[str, Any]
 
 LICENCE = (
@@ -33,6 +35,8 @@ LIMITS = (
     "emotions of people at work and in education, but for medical or safety reasons; other emotion recognition is "
     "high-risk or has to be disclosed to those concerned."
 )
+
+FIGURE = Path(__file__).parents[2] / "docs" / "affect-small-risk-coverage.svg"
 
 BARS = (
     ("text/mosi", "acc2", "≥", 0.84, "MOSI, text: Acc-2 (non-zero)"),
@@ -176,6 +180,9 @@ def write(path: Path, results: Path) -> None:
     last = adapter[-1]
     label = found["calibration"]["label"]
     sst, meld = found["tests"]["sst_test"], found["tests"]["meld_test"]
+    curves = {name: entry["risk_coverage"] for name, entry in label["by_subset"].items()}
+    FIGURE.parent.mkdir(exist_ok=True)
+    FIGURE.write_text(risk_coverage_svg(curves), "utf-8")
     template = (Path(__file__).parent / "card.md").read_text("utf-8")
     path.write_text(
         template.format(
