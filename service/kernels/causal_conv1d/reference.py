@@ -75,7 +75,7 @@ def _one_chain(x: Tensor, weight: Tensor, bias: Tensor, window: Tensor, sequence
     joined = joined.index_copy(0, position, x.to(window.dtype))
     y = bias.to(window.dtype).expand(x.shape[0], -1)
     for j in range(kept + 1):
-        y = y + weight[j].to(window.dtype) * joined[position - kept + j]
+        y = y + weight[j].to(window.dtype) * joined.index_select(0, position - kept + j)
     ends = joined_begins + lengths
     latest = joined[ends[:, None] + torch.arange(kept, device=x.device)]
     return y, latest
