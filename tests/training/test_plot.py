@@ -1,3 +1,4 @@
+from itertools import pairwise
 from xml.etree import ElementTree
 
 from training.affect.plot import risk_coverage_svg
@@ -11,4 +12,4 @@ def test_every_curve_is_a_line_inside_the_picture() -> None:
     assert [len(line.attrib["points"].split()) for line in lines] == [20, 3]
     points = [tuple(map(float, p.split(","))) for p in lines[0].attrib["points"].split()]
     assert all(0 < x < width and 0 < y < height for x, y in points)
-    assert all(right > left and up < down for (left, down), (right, up) in zip(points, points[1:], strict=False))
+    assert all(right > left and up < down for (left, down), (right, up) in pairwise(points))
