@@ -16,7 +16,7 @@ from service.runtime import Runtime
 from service.settings import BUNDLED_MODEL, Settings
 from tests.features.needs import needs_media
 
-RECORDING = Path(__file__).parent / "media" / "seven.wav"
+RECORDING = Path(__file__).parent / "media" / "digits.wav"
 
 GLAD = [
     "I absolutely loved this film, every minute of it.",
