@@ -104,7 +104,9 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
         write_json(RESULTS / "cv.json", summary)
         write_json(RESULTS / "calibration.json", measured)
         write_json(RESULTS / "adapter.json", json.loads((work / "adapter.json").read_text("utf-8")))
-        write_json(RESULTS / "tests.json", reported_once(model, recipe, options.data, adapter))
+        if not (work / "tests.json").exists():
+            write_json(work / "tests.json", reported_once(model, recipe, options.data, adapter))
+        write_json(RESULTS / "tests.json", json.loads((work / "tests.json").read_text("utf-8")))
         write_checkpoint(
             options.out,
             "affect-small",
