@@ -30,6 +30,7 @@ from training.affect.final import (
     write_checkpoint,
     write_json,
 )
+from training.affect.floor import ridge_on_text
 from training.affect.jobs import plan, run_jobs, set_up_log
 from training.affect.prepare import prepare_acted, prepare_adapter, prepare_text
 from training.affect.recipe import SHIPPED, Recipe, affect_small, for_folder
@@ -104,6 +105,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
         write_json(RESULTS / "cv.json", summary)
         write_json(RESULTS / "calibration.json", measured)
         write_json(RESULTS / "adapter.json", json.loads((work / "adapter.json").read_text("utf-8")))
+        write_json(RESULTS / "floor.json", ridge_on_text(corpora, "mosi", recipe.folds))
         if not (work / "tests.json").exists():
             write_json(work / "tests.json", reported_once(model, recipe, options.data, adapter))
         write_json(RESULTS / "tests.json", json.loads((work / "tests.json").read_text("utf-8")))

@@ -175,7 +175,10 @@ def selective(measured: Figures) -> str:
 
 def write(path: Path, results: Path) -> None:
     """Fill the template with the results' JSON files."""
-    found = {name: json.loads((results / f"{name}.json").read_text("utf-8")) for name in ("cv", "calibration", "tests")}
+    found = {
+        name: json.loads((results / f"{name}.json").read_text("utf-8"))
+        for name in ("cv", "calibration", "tests", "floor")
+    }
     adapter = json.loads((results / "adapter.json").read_text("utf-8"))
     last = adapter[-1]
     label = found["calibration"]["label"]
@@ -204,6 +207,9 @@ def write(path: Path, results: Path) -> None:
             adapter_sst=f"{last['sst_dev_polarity_accuracy']:.3f}",
             adapter_r=f"{last['sst_dev_correlation']:.3f}",
             adapter_meld=f"{last['meld_dev_label_accuracy']:.3f}",
+            ridge_acc2=f"{found['floor']['acc2']:.3f}",
+            ridge_mae=f"{found['floor']['mae']:.3f}",
+            ridge_r=f"{found['floor']['r']:.3f}",
             sst_polarity=f"{sst['polarity']:.3f}",
             sst_label=f"{sst['label']:.3f}",
             meld_label=f"{meld['label']:.3f}",
