@@ -61,7 +61,7 @@ class CoupledMamba(nn.Module):
         self.head = _Head(config)
 
     def compile_scan(self) -> None:
-        """Train with the scan in C++ (see `compiled.py`): on a CPU, four times as fast. Needs a C++ compiler."""
+        """Train with the scan in C++ (see `compiled.py`): on a CPU, 2.7 times as fast. Needs a C++ compiler."""
         for layer in self.layers:
             cast(_Layer, layer).compiled = compile_time_loop()
 

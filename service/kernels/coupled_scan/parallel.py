@@ -1,10 +1,10 @@
 """The coupled scan for training: whole sequences, differentiable, parallel over sequences, chains and channels.
 
 A loop over time with all sequences side by side keeps one step's [b, m, n, d] in the cache of a core and stores only
-the states; its backward recomputes the rest. A training run may build that loop in C++ (`compiled.py`). Autograd over
-whole [m, t, n, d] tensors measured ten times slower on a CPU, where such tensors stream through memory twenty-five
-times. On a GPU, where launches cost more than bytes, the couplings that have a diagonal form (`mean`, `sum`, `none`)
-take a scan of logarithmic depth over time instead.
+the states; its backward recomputes the rest. A training run may build that loop in C++ (`compiled.py`). Autograd with
+the decays of all steps laid out takes six times as long on a CPU (docs/performance.md). For a GPU, where launches should
+cost more than bytes, the couplings that have a diagonal form (`mean`, `sum`, `none`) take a scan of logarithmic depth
+over time instead; that choice has not been measured on one.
 """
 
 from __future__ import annotations
