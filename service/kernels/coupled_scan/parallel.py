@@ -2,8 +2,8 @@
 
 A loop over time with all sequences side by side keeps one step's [b, m, n, d] in the cache of a core and stores only
 the states; its backward recomputes the rest. A training run may build that loop in C++ (`compiled.py`). Autograd with
-the decays of all steps laid out takes six times as long on a CPU (docs/performance.md). For a GPU, where launches should
-cost more than bytes, the couplings that have a diagonal form (`mean`, `sum`, `none`) take a scan of logarithmic depth
+the decays of all steps laid out takes six times as long on a CPU (docs/performance.md). For a GPU, where launches
+should cost more than bytes, couplings of a diagonal form (`mean`, `sum`, `none`) take a scan of logarithmic depth
 over time instead; that choice has not been measured on one.
 """
 
