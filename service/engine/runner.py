@@ -20,7 +20,7 @@ class Runner:
     Payloads are clips; `modalities` gives the width of each, in the order of the model's config.
     """
 
-    def __init__(self, model: RecurrentModel, modalities: Mapping[str, int], slots: int) -> None:
+    def __init__(self, model: RecurrentModel[Chunk], modalities: Mapping[str, int], slots: int) -> None:
         self.model, self.modalities = model, modalities
         self.state = allocate(model.state_tensors(), slots + 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,33 +21,51 @@ class StateTensor:
     initial: float = 0.0
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Packed steps of several sequences, each on its slot.
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How packed steps belong to sequences, each on its slot.
 
-    inputs  {modality: [t, dim]}; rows where the modality is absent are never read
-    present [m, t] bool, modalities in the order of the model's config
     offsets [b + 1] int64    sequence i is the rows offsets[i]:offsets[i + 1]; empty sequences are legal
     slots   [b] int64        distinct rows of the state
     fresh   [b] bool         start from the initial state, whatever the slot holds
     reads   [r] int64        rows at whose end the head is evaluated
     """
 
-    inputs: Mapping[str, Tensor]
-    present: Tensor
     offsets: Tensor
     slots: Tensor
     fresh: Tensor
     reads: Tensor
 
 
-class RecurrentModel(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Chunk(Packing):
+    """Packed steps of features.
+
+    inputs  {modality: [t, dim]}; rows where the modality is absent are never read
+    present [m, t] bool, modalities in the order of the model's config
+    """
+
+    inputs: Mapping[str, Tensor]
+    present: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenChunk(Packing):
+    """Packed tokens. tokens [t] int64, ids of the model's vocabulary."""
+
+    tokens: Tensor
+
+
+C = TypeVar("C", bound=Packing, contravariant=True)
+
+
+class RecurrentModel(Protocol[C]):
     """A model that runs in chunks from and into slots."""
 
     def state_tensors(self) -> Mapping[str, StateTensor]:
         """The state's tensors, by name. A pool holds each as [slots, *shape]."""
 
-    def run(self, chunk: Chunk, state: State) -> Tensor:
+    def run(self, chunk: C, state: State) -> Tensor:
         """Advance each sequence by its steps, mutating its rows of `state` -> [r, outputs], the head at `reads`."""
 
 

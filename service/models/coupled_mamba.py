@@ -93,7 +93,9 @@ class CoupledMamba(nn.Module):
         inputs {modality: [t, dim]}, present [m, t] bool, offsets [b + 1] -> {output: [b, width]}, width 1 squeezed
         """
         none = torch.empty(0, dtype=torch.int64)
-        chunk = Chunk(inputs, present, offsets, none, none.bool(), offsets[1:] - 1)
+        chunk = Chunk(
+            inputs=inputs, present=present, offsets=offsets, slots=none, fresh=none.bool(), reads=offsets[1:] - 1
+        )
         chains = torch.nonzero(present.any(1)).squeeze(1)  # a chain that never starts takes part in nothing
         return self.split(self._forward(chunk, None, chains))
 

@@ -42,7 +42,8 @@ def answer_alone(model: CoupledMamba, clip: Clip) -> NDArray[np.float32]:
     }
     every = torch.arange(clip.steps)
     one, fresh = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.bool)
-    chunk = Chunk(inputs, torch.from_numpy(clip.present), torch.tensor([0, clip.steps]), one, fresh, every)
+    packing = {"offsets": torch.tensor([0, clip.steps]), "slots": one, "fresh": fresh, "reads": every}
+    chunk = Chunk(inputs=inputs, present=torch.from_numpy(clip.present), **packing)
     outputs: NDArray[np.float32] = model.run(chunk, allocate(model.state_tensors(), 1)).numpy()
     return outputs
 

@@ -27,7 +27,9 @@ Start = Callable[..., "Bench"]
 class Bench:
     """An engine that runs, and the metrics that it keeps."""
 
-    def __init__(self, *models: RecurrentModel, slots: int = 3, chunk_steps: int = 5, step_budget: int = 11) -> None:
+    def __init__(
+        self, *models: RecurrentModel[Chunk], slots: int = 3, chunk_steps: int = 5, step_budget: int = 11
+    ) -> None:
         self.metrics = Metrics()
         limits = Limits(slots, chunk_steps, step_budget)
         self.runners = [Runner(model, WIDTHS, slots) for model in models]
@@ -59,7 +61,7 @@ class Bench:
 def start() -> Generator[Start, None, None]:
     benches = []
 
-    def start(*models: RecurrentModel, **limits: int) -> Bench:
+    def start(*models: RecurrentModel[Chunk], **limits: int) -> Bench:
         benches.append(Bench(*models, **limits))
         return benches[-1]
 

@@ -20,7 +20,12 @@ def _chunk(offsets: list[int], fresh: bool, reads: list[int]) -> Chunk:
     count = len(offsets) - 1
     slots = torch.arange(count) + 1
     return Chunk(
-        {}, PRESENT, torch.tensor(offsets), slots, torch.full((count,), fresh), torch.tensor(reads, dtype=torch.int64)
+        inputs={},
+        present=PRESENT,
+        offsets=torch.tensor(offsets),
+        slots=slots,
+        fresh=torch.full((count,), fresh),
+        reads=torch.tensor(reads, dtype=torch.int64),
     )
 
 
