@@ -1,4 +1,4 @@
-"""Files to sound: whatever FFmpeg reads, as float32 mono at 16 kHz, within bounds that hold while it decodes.
+"""Files to sound: whatever FFmpeg reads, as float32 mono at one rate, within bounds that hold while it decodes.
 
 A file is bytes in memory and nothing else is ever opened: demuxers that read other files by name (playlists,
 concat scripts, DASH, image sequences, SDP) are not on the list of FORMATS, and no protocol is on FFmpeg's list of
@@ -50,11 +50,11 @@ Field = tuple[str, ...]
 PCM = NDArray[np.float32]
 
 
-def decode_audio(data: bytes, *, field: Field, limits: MediaLimits) -> PCM:
+def decode_audio(data: bytes, *, field: Field, limits: MediaLimits, rate: int = SAMPLE_RATE) -> PCM:
     """The sound of a file of any container, sample rate and channel count.
 
-    The best audio stream, as FFmpeg ranks them; channels are averaged, libswresample makes 16 kHz of any other
-    rate; sound at 16 kHz is not touched. Time 0 is where the sound starts.
+    The best audio stream, as FFmpeg ranks them; channels are averaged, libswresample makes `rate` Hz of any other
+    rate; sound at `rate` is not touched. Time 0 is where the sound starts.
 
     -> PCM [samples] float32 in [-1, 1]; may be empty.
     Raises InvalidInput at `field` where the file is no media file, has no sound, or is damaged; TooLarge as soon
@@ -66,7 +66,7 @@ def decode_audio(data: bytes, *, field: Field, limits: MediaLimits) -> PCM:
             raise InvalidInput.at(field, "the file has no sound")
         if stream.codec_context is None:
             raise InvalidInput.at(field, "the sound is coded in a way that is not read here")
-        chunks = list(_resampled(_mono(container, stream, data, field, limits)))
+        chunks = list(_resampled(_mono(container, stream, data, field, limits), rate))
     pcm = np.concatenate(chunks) if chunks else np.empty(0, np.float32)
     if not np.isfinite(pcm).all():
         raise InvalidInput.at(field, "the file's samples are not all finite numbers")
@@ -200,10 +200,10 @@ def _channel_mean(to_float: Any, frame: Any, field: Field) -> PCM:
     return mean.astype(np.float32)
 
 
-def _resampled(frames: Iterator[tuple[int, PCM]]) -> Iterator[PCM]:
-    """The same sound at 16 kHz."""
+def _resampled(frames: Iterator[tuple[int, PCM]], wanted: int) -> Iterator[PCM]:
+    """The same sound at `wanted` Hz."""
     av = require("av", "reading audio and video files")
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=wanted)
     waiting: list[PCM] = []
     rate = size = 0
 
@@ -214,7 +214,7 @@ def _resampled(frames: Iterator[tuple[int, PCM]]) -> Iterator[PCM]:
             yield out.to_ndarray()[0]
 
     for rate, samples in frames:
-        if rate == SAMPLE_RATE:
+        if rate == wanted:
             yield samples
             continue
         waiting.append(samples)
@@ -224,6 +224,6 @@ def _resampled(frames: Iterator[tuple[int, PCM]]) -> Iterator[PCM]:
             waiting, size = [], 0
     if size:
         yield from convert()
-    if rate not in (0, SAMPLE_RATE):
+    if rate not in (0, wanted):
         for out in resampler.resample(None):
             yield out.to_ndarray()[0]
