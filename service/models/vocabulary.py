@@ -43,6 +43,8 @@ class Vocabulary:
     media: Mapping[str, Medium] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.sizes, Mapping) or not isinstance(self.media, Mapping):
+            raise ValueError(f"vocabulary: sizes and media are objects, got {self.sizes!r} and {self.media!r}")
         object.__setattr__(self, "sizes", MappingProxyType(dict(self.sizes)))
         object.__setattr__(self, "media", MappingProxyType(dict(self.media)))
         if next(iter(self.sizes), None) != TEXT or any(not _is_size(size) for size in self.sizes.values()):
@@ -57,8 +59,7 @@ class Vocabulary:
         if len(set(borders)) < len(borders) or set(borders) & {self.bos, self.eos}:
             raise ValueError(f"vocabulary: the sentinels of media must differ from all others, got {given}")
         for name, medium in self.media.items():
-            fewest, most = medium.codes
-            if not (_is_size(fewest) and _is_size(most) and fewest <= most):
+            if len(medium.codes) != 2 or not all(map(_is_size, medium.codes)) or medium.codes[0] > medium.codes[1]:
                 raise ValueError(f"vocabulary.media.{name}.codes: (fewest, most) from 1, got {medium.codes}")
 
     @property
@@ -106,14 +107,11 @@ class Vocabulary:
         known = {"sizes", "bos", "eos", "media"}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"vocabulary: unknown entries {unknown}; known are {sorted(known)}")
-        try:
-            media = {
-                name: Medium(entry["open"], entry["close"], tuple(entry["codes"]))
-                for name, entry in values.get("media", {}).items()
-            }
-            return cls(values["sizes"], values.get("bos"), values.get("eos"), media)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"vocabulary: missing or malformed entry ({error})") from None
+        media = values.get("media", {})
+        if "sizes" not in values or not isinstance(media, Mapping):
+            raise ValueError(f"vocabulary: an object with sizes, and media an object, got {dict(values)}")
+        parsed = {name: _medium(f"vocabulary.media.{name}", entry) for name, entry in media.items()}
+        return cls(values["sizes"], values.get("bos"), values.get("eos"), parsed)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `from_json` reads."""
@@ -123,3 +121,11 @@ class Vocabulary:
 
 def _is_size(value: object) -> bool:
     return type(value) is int and 1 <= value <= MAX_IDS
+
+
+def _medium(where: str, entry: Any) -> Medium:
+    if not isinstance(entry, Mapping) or set(entry) != {"open", "close", "codes"}:
+        raise ValueError(f"{where}: an object with open, close and codes, got {entry!r}")
+    if not isinstance(entry["codes"], list):
+        raise ValueError(f"{where}.codes: a list (fewest, most), got {entry['codes']!r}")
+    return Medium(entry["open"], entry["close"], tuple(entry["codes"]))
