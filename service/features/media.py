@@ -46,7 +46,7 @@ MAX_PIXELS = 9_000_000
 RESAMPLE_SECONDS = 1.0
 READ_BYTES = 256 * 1024
 
-Field = tuple[str, ...]
+Field = tuple[str | int, ...]
 PCM = NDArray[np.float32]
 
 
