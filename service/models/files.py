@@ -59,11 +59,10 @@ def load_weights(folder: Path, model: nn.Module) -> torch.dtype:
     path = folder / WEIGHTS_FILE
     tensors = read_tensors(path)
     problems = tensor_problems(tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    for name, tensor in tensors.items():
-        if tensor.dtype not in DTYPES:
-            problems.append(f"{name} is {tensor.dtype}, expected one of {DTYPES}")
-        elif not bool(tensor.isfinite().all()):
-            problems.append(f"{name} has values that are not finite")
+    problems += [
+        f"{name} is {t.dtype}, expected one of {DTYPES}" for name, t in tensors.items() if t.dtype not in DTYPES
+    ]
+    problems += value_problems({name: tensor for name, tensor in tensors.items() if tensor.dtype in DTYPES})
     if problems:
         raise ValueError(f"{path} does not match its config:\n  " + "\n  ".join(problems))
     # Copies: the tensors that were read lie in the mapped file, which somebody may write to while it is served.
@@ -100,6 +99,16 @@ def tensor_problems(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[
         if tuple(tensors[name].shape) != expected[name]:
             problems.append(f"{name} has shape {list(tensors[name].shape)}, expected {list(expected[name])}")
     return problems
+
+
+def value_problems(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Which are no floating-point numbers, or not finite, one line each."""
+    problems = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if not tensor.is_floating_point()]
+    return problems + [
+        f"{name} has values that are not finite"
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
 
 
 def json_object(name: str, value: Any) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ none split this is Mamba.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -36,6 +36,7 @@ from service.kernels.selective_scan import selective_scan
 from service.kernels.selective_scan.parallel import selective_scan_parallel
 from service.models.base import State, StateTensor, TokenChunk
 from service.models.mixture_of_mamba_config import MixtureOfMambaConfig
+from service.models.mixture_of_mamba_release import blocks_from_release
 from service.models.vocabulary import Vocabulary
 
 
@@ -56,6 +57,7 @@ class MixtureOfMamba(nn.Module):
         """The convolution's windows and the states of the scan, of every layer."""
         return self.blocks.state_tensors()
 
+    @torch.inference_mode()
     def run(self, chunk: TokenChunk, state: State) -> Tensor:
         """Advance each sequence by its tokens, mutating its rows of `state` -> logits at `reads` [r, vocabulary]."""
         e = self.blocks.advance(
@@ -92,6 +94,24 @@ class MixtureOfMambaBlocks(nn.Module):
         self.config, self.modalities = config, modalities
         self.layers = nn.ModuleList(_Layer(config, modalities) for _ in range(config.n_layers))
         self.compiled: CompiledLoop | None = None
+
+    @classmethod
+    def from_release(
+        cls, tensors: Mapping[str, Tensor], modalities: int | Sequence[str], unsplit_dt_bias: bool = True
+    ) -> MixtureOfMambaBlocks:
+        """The blocks of a checkpoint of the released code, fp32 (or float64) and frozen. Any projections may be split.
+
+        tensors          `layers.{i}.norm.weight`, `layers.{i}.mamba_model.*`; sizes are taken from them
+        modalities       how many, or their names
+        unsplit_dt_bias  False: drop the bias of an unsplit dt_proj, as the released code does
+        Raises ValueError listing what is missing, unexpected, of another shape or not finite.
+        """
+        count = modalities if isinstance(modalities, int) else len(modalities)
+        config, state = blocks_from_release(tensors, count, unsplit_dt_bias=unsplit_dt_bias)
+        with torch.device("meta"):
+            blocks = cls(config, count).eval().requires_grad_(False)
+        blocks.load_state_dict(state, assign=True)
+        return blocks
 
     def compile_scan(self) -> None:
         """Train with the loop over time in C++ (built here, if need be). Serving does not use it."""

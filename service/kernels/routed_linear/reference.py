@@ -29,13 +29,15 @@ def routed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, route: Tensor)
         check_shapes("routed_linear", bias=(bias, (count, outputs)))
     if count == 1:
         return F.linear(x, weight[0], None if bias is None else bias[0])
+    low, high = (int(end) for end in route.aminmax()) if route.numel() else (0, 0)
+    if low < 0 or high >= count:
+        raise ValueError(f"routed_linear: route must be in 0..{count - 1}, got {low if low < 0 else high}")
+    if low == high:  # rows of one modality, as a step of decoding mostly is: nothing to sort
+        return F.linear(x, weight[low], None if bias is None else bias[low])
     order = torch.argsort(route, stable=True)
     rows = torch.bincount(route, minlength=count).tolist()
-    if len(rows) > count:
-        raise ValueError(f"routed_linear: route must be in 0..{count - 1}, got {int(route.max())}")
     parts = torch.split(x.index_select(0, order), rows)
     y = torch.cat(
         [F.linear(part, weight[m], None if bias is None else bias[m]) for m, part in enumerate(parts) if part.shape[0]]
-        or [x.new_zeros(0, outputs)]
     )
     return y.index_select(0, torch.argsort(order))

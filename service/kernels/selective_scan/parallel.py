@@ -22,7 +22,8 @@ def selective_scan_parallel(
 ) -> Tensor:
     """`selective_scan` of fresh sequences whose states are not kept, differentiable in x, dt, A, B, C and D.
 
-    Arithmetic is in A's dtype; the result is in x's. `compiled` takes the loop over time where the tensors are fp32 on a CPU (`coupled_scan.compiled`).
+    Arithmetic is in A's dtype; the result is in x's. `compiled` takes the loop over time where the tensors are fp32 on
+    a CPU (`coupled_scan.compiled`).
     """
     x_, dt_, B_, C_ = (tensor.to(A.dtype)[None] for tensor in (x, dt, B, C))
     y = coupled_scan_parallel(
