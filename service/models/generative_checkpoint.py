@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,10 +59,10 @@ class SamplingDefaults:
             if not 0 < value <= 1:
                 raise ValueError(f"generation.top_p.{name}: above 0, up to 1, got {value:g}")
         for name, value in top_k.items():
-            if value != int(value) or value < 0:
+            if value < 0 or value != int(value):
                 raise ValueError(f"generation.top_k.{name}: a whole number from 0, got {value:g}")
-        if not 1 <= guidance <= MAX_GUIDANCE:
-            raise ValueError(f"generation.guidance_scale: from 1 to {MAX_GUIDANCE:g}, got {guidance:g}")
+        if not 0 <= guidance <= MAX_GUIDANCE:
+            raise ValueError(f"generation.guidance_scale: from 0 to {MAX_GUIDANCE:g}, got {guidance:g}")
         return cls(temperature, top_p, {name: int(value) for name, value in top_k.items()}, guidance)
 
     def to_json(self) -> dict[str, Any]:
@@ -79,8 +79,8 @@ class SamplingDefaults:
 class GenerativeConfig:
     """A parsed config.json.
 
-    codecs  {modality: its entry}, for the codecs to parse; the files that an entry names under `file` or `files` are
-            in the checkpoint's folder. A modality without an entry takes and gives bare ids
+    codecs  {modality: its entry}, for the codecs to parse. What an entry names under `file`, `files` or `folder` is in
+            the checkpoint's folder. A modality without an entry takes and gives bare ids
     card    the entries of the model card, as they came
     """
 
@@ -101,7 +101,7 @@ class GenerativeConfig:
         if unknown := sorted(set(codecs) - set(vocabulary.modalities)):
             raise ValueError(f"codecs: modalities of the vocabulary {list(vocabulary.modalities)}, got {unknown}")
         for name, entry in codecs.items():
-            _files(name, json_object(f"codecs.{name}", entry))
+            _paths(name, json_object(f"codecs.{name}", entry))
         generation = json_object("generation", values.get("generation", {}))
         return cls(
             name=values["name"],
@@ -141,9 +141,9 @@ class GenerativeCheckpoint:
 def load_generative(folder: Path) -> GenerativeCheckpoint:
     """Read a checkpoint folder; its codecs are left to be read. Raises ValueError that says which file is wrong."""
     config = read_config(folder, GenerativeConfig.from_json)
-    named = [file for modality, entry in config.codecs.items() for file in _files(modality, entry)]
-    if missing := [file for file in named if not (folder / file).is_file()]:
-        raise ValueError(f"{folder} lacks files that its codecs name: {', '.join(missing)}")
+    named = [path for modality, entry in config.codecs.items() for path in _paths(modality, entry)]
+    if missing := [path for path in named if not (folder / path).exists()]:
+        raise ValueError(f"{folder} lacks what its codecs name: {', '.join(missing)}")
     with torch.device("meta"):
         model = MixtureOfMamba(config.model, config.vocabulary).eval().requires_grad_(False)
     model.borders = config.vocabulary.borders()  # it is no part of the file
@@ -159,19 +159,16 @@ def save_generative(folder: Path, config: GenerativeConfig, model: MixtureOfMamb
     save_files(folder, config.to_json(), model, dtype)
 
 
-def _files(modality: str, entry: Mapping[str, Any]) -> list[str]:
-    """The files that a codec's entry names."""
-    files = [*([entry["file"]] if "file" in entry else []), *_list(f"codecs.{modality}.files", entry.get("files", []))]
-    for file in files:
-        if not isinstance(file, str) or not file or PurePosixPath(file).is_absolute() or ".." in Path(file).parts:
-            raise ValueError(f"codecs.{modality}: files inside the checkpoint's folder, got {file!r}")
-    return files
-
-
-def _list(name: str, value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{name}: a list, got {value!r}")
-    return value
+def _paths(modality: str, entry: Mapping[str, Any]) -> list[str]:
+    """The files and the folder that a codec's entry names."""
+    several = entry.get("files", [])
+    if not isinstance(several, list):
+        raise ValueError(f"codecs.{modality}.files: a list, got {several!r}")
+    paths = [*(entry[key] for key in ("file", "folder") if key in entry), *several]
+    for path in paths:
+        if not isinstance(path, str) or not path or Path(path).is_absolute() or ".." in Path(path).parts:
+            raise ValueError(f"codecs.{modality}: names inside the checkpoint's folder, got {path!r}")
+    return paths
 
 
 def _each(name: str, value: Any, modalities: tuple[str, ...]) -> dict[str, float]:

@@ -51,11 +51,10 @@ class Vocabulary:
             raise ValueError(f"vocabulary.sizes: text first, each from 1 to {MAX_IDS}, got {dict(self.sizes)}")
         if list(self.media) != list(self.sizes)[1:]:
             raise ValueError(f"vocabulary.media: one entry for each of {list(self.sizes)[1:]}, got {list(self.media)}")
-        sentinels = [self.bos, self.eos, *(i for m in self.media.values() for i in (m.open, m.close))]
-        given = [i for i in sentinels if i is not None]
+        borders = [i for m in self.media.values() for i in (m.open, m.close)]
+        given = [i for i in (self.bos, self.eos) if i is not None] + borders
         if any(type(i) is not int or not 0 <= i < self.sizes[TEXT] for i in given):
             raise ValueError(f"vocabulary: sentinels are ids of the text, 0 to {self.sizes[TEXT] - 1}, got {given}")
-        borders = [i for m in self.media.values() for i in (m.open, m.close)]
         if len(set(borders)) < len(borders) or set(borders) & {self.bos, self.eos}:
             raise ValueError(f"vocabulary: the sentinels of media must differ from all others, got {given}")
         for name, medium in self.media.items():

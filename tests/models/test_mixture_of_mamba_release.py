@@ -18,6 +18,9 @@ from tests.models.tokens import blocks_in_chunks, plain_blocks
 WEIGHTS = load_file(GOLDEN / "mom_official_weights.safetensors")
 IO = load_file(GOLDEN / "mom_official_io.safetensors")
 MODALITIES = 3
+DOUBLE = MixtureOfMambaBlocks.from_release(WEIGHTS, MODALITIES).double()
+X = IO["x"].double()
+WHOLE = DOUBLE(X, IO["route"])
 SUBSETS = [subset for size in range(5) for subset in itertools.combinations(PROJECTIONS, size)]
 
 
@@ -47,10 +50,8 @@ def test_golden_is_reproduced_step_by_step_from_slots() -> None:
 
 @given(cuts=st.lists(st.tuples(st.integers(0, 37), st.integers(0, 37)), min_size=1, max_size=5))
 def test_any_chunking_is_the_whole(cuts: list[tuple[int, int]]) -> None:
-    blocks = MixtureOfMambaBlocks.from_release(WEIGHTS, MODALITIES).double()
-    x, route = IO["x"].double(), IO["route"]
-    chunked = blocks_in_chunks(blocks, x, route, list(zip(*cuts, strict=True)), slots=[0, 4])
-    torch.testing.assert_close(chunked, blocks(x, route), rtol=0, atol=1e-12)
+    chunked = blocks_in_chunks(DOUBLE, X, IO["route"], list(zip(*cuts, strict=True)), slots=[0, 4])
+    torch.testing.assert_close(chunked, WHOLE, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("unsplit", SUBSETS, ids="+".join)

@@ -18,14 +18,15 @@ def dirty_pool(tensors: Mapping[str, StateTensor], slots: int, dtype: torch.dtyp
 
 
 def token_chunk(rows: Sequence[Sequence[int]], slots: Sequence[int], fresh: Sequence[bool]) -> TokenChunk:
-    """Packed token rows, the head read after each row's last token."""
-    offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
+    """Packed token rows, perhaps empty ones, the head read after the last token of each that is not."""
+    lengths = torch.tensor([len(row) for row in rows])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     return TokenChunk(
         tokens=torch.tensor([token for row in rows for token in row], dtype=torch.int64),
         offsets=offsets,
         slots=torch.tensor(slots),
         fresh=torch.tensor(fresh),
-        reads=offsets[1:] - 1,
+        reads=offsets[1:][lengths > 0] - 1,
     )
 
 
