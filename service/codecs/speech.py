@@ -48,7 +48,7 @@ class SpeechConfig:
     codebook: int = 512
     unit_frames: int = 4
     max_units: int = 32
-    width: int = 96
+    width: int = 80
     code_width: int = 16
     vocoder_width: int = 128
     iterations: int = 40

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from service.codecs.level import PCM, levelled
 from service.codecs.mel import MelSpec, log_mel
 from service.codecs.vocoder import griffin_lim, least_squares_magnitude
-from training.digits.fsdd import augmented
+from training.digits.fsdd import SpokenDigit, augmented
 
+WEIGHTS_FILE = "model.safetensors"
 SPEC = MelSpec(n_mels=40, floor=0.01)
 DIGITS = 10
 # Longest clip that is heard, in frames; what follows is cut.
@@ -26,7 +27,7 @@ BATCH = 64
 
 
 class DigitNetwork(nn.Module):
-    """log-mel [b, n_mels, FRAMES] -> logits [b, 10]: a small residual-free convolutional net over time and bands."""
+    """log-mel [b, n_mels, t] -> logits [b, 10]: convolutions over bands and time, then over time."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class DigitNetwork(nn.Module):
         self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(192, DIGITS))
 
     def forward(self, mel: Tensor) -> Tensor:
-        hidden = self.time(self.features(mel[:, None]).flatten(1, 2))  # [b, 96, FRAMES / 8]
+        hidden = self.time(self.features(mel[:, None]).flatten(1, 2))  # [b, 96, t / 8]
         logits: Tensor = self.head(torch.cat((hidden.amax(2), hidden.mean(2)), 1))
         return logits
 
@@ -68,14 +69,26 @@ class DigitClassifier:
     def accuracy(self, clips: Sequence[PCM], labels: Sequence[int]) -> float:
         return float((self.classify(clips).argmax(1) == np.asarray(labels)).mean())
 
-    def save(self, path: Path) -> None:
-        save_file(self.network.state_dict(), path)
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.network.state_dict(), folder / WEIGHTS_FILE)
 
     @classmethod
-    def load(cls, path: Path) -> DigitClassifier:
+    def load(cls, folder: Path) -> DigitClassifier:
         network = DigitNetwork()
-        network.load_state_dict(load_file(path))
+        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
         return cls(network)
+
+
+def train_speech_classifier(
+    clips: Sequence[SpokenDigit], work: Path, seed: int, log: logging.Logger
+) -> DigitClassifier:
+    """The judge at work/speech_classifier, fitted on recordings where it is not there yet."""
+    folder = work / "speech_classifier"
+    if not (folder / WEIGHTS_FILE).exists():
+        labels = [clip.digit for clip in clips]
+        train_classifier([clip.pcm for clip in clips], labels, seed=seed, log=log).save(folder)
+    return DigitClassifier.load(folder)
 
 
 def features(clips: Sequence[PCM]) -> Tensor:
@@ -94,7 +107,7 @@ def train_classifier(
     labels: Sequence[int],
     *,
     seed: int,
-    epochs: int = 24,
+    epochs: int = 16,
     variations: int = 5,
     log: logging.Logger | None = None,
 ) -> DigitClassifier:
@@ -108,7 +121,7 @@ def train_classifier(
     for variation in range(variations):
         pool.append(features([augmented(clip, rng) for clip in clips]))
         if variation % 2 == 0:
-            pool.append(features([revoiced(augmented(clip, rng)) for clip in clips]))
+            pool.append(features(revoiced([augmented(clip, rng) for clip in clips])))
     mels, targets = torch.cat(pool), truth.repeat(len(pool))
     network = DigitNetwork()
     steps_an_epoch = 2 * max(1, len(clips) // BATCH)
@@ -131,11 +144,18 @@ def train_classifier(
     return DigitClassifier(network)
 
 
-def revoiced(pcm: PCM) -> PCM:
-    """Through mel bands and back, without a codec."""
-    spec = MelSpec()
-    padded = torch.from_numpy(np.pad(pcm, (0, -len(pcm) % spec.hop)))[None]
-    return griffin_lim(least_squares_magnitude(log_mel(padded, spec), spec, 40), spec, iterations=12)[0].numpy()
+@torch.no_grad()
+def revoiced(clips: Sequence[PCM]) -> list[PCM]:
+    """Through mel bands and back by Griffin-Lim, without a codec; each as long as it was."""
+    spec, found = MelSpec(), []
+    for start in range(0, len(clips), BATCH):
+        part = clips[start : start + BATCH]
+        longest = -(-max(len(clip) for clip in part) // spec.hop) * spec.hop
+        padded = torch.from_numpy(np.stack([np.pad(clip, (0, longest - len(clip))) for clip in part]))
+        magnitude = least_squares_magnitude(log_mel(padded, spec), spec, steps=40)
+        sounds = griffin_lim(magnitude, spec, iterations=20).numpy()
+        found += [sound[: len(clip)] for sound, clip in zip(sounds, part, strict=True)]
+    return found
 
 
 def masked(mel: Tensor, rng: np.random.Generator) -> Tensor:

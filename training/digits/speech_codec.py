@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.codecs.level import PCM
@@ -26,11 +26,12 @@ class SpeechCodecSettings:
 
     codec: SpeechConfig = field(default_factory=SpeechConfig)
     variations: int = 10
-    steps: int = 6000
-    vocoder_steps: int = 1500
+    steps: int = 4500
+    vocoder_steps: int = 1200
     batch: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     commitment: float = 0.25
+    listening: float = 0.3
     noise: float = 0.4
     warm_up: int = 300
 
@@ -50,10 +51,8 @@ def train_speech_codec(
     done, begun = work / "speech_codec", work / "speech_codec_units"
     if (done / WEIGHTS_FILE).exists():
         return SpeechCodec.load(done)
-    rng = np.random.default_rng(seed)
-    variations = [varied(clip.pcm, rng) for _ in range(settings.variations) for clip in clips]
-    buckets = Buckets([clip.pcm for clip in clips] + variations, settings.codec)
-    log.info("speech codec: %d clips in %d lengths", len(clips) + len(variations), len(buckets.pcm))
+    buckets = Buckets(clips, settings.variations, seed, settings.codec)
+    log.info("speech codec: %d clips and %d variations of each", len(clips), settings.variations)
     if not (begun / WEIGHTS_FILE).exists():
         SpeechCodec(fit_units(buckets, settings, seed, log)).save(begun)
     network = SpeechCodec.load(begun).network
@@ -62,26 +61,69 @@ def train_speech_codec(
     return SpeechCodec.load(done)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Clips of one length: pcm [b, n], mel [b, n_mels, t] (log), label [b] of digit and speaker together."""
+
+    pcm: Tensor
+    mel: Tensor
+    label: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Batch:
+        return Batch(self.pcm[rows], self.mel[rows], self.label[rows])
+
+
 class Buckets:
-    """Log-mel of clips, grouped by how many units they have, so that a batch needs no padding."""
+    """Clips grouped by how many units they have, so that a batch needs no padding; those that are too long left out."""
 
-    def __init__(self, clips: Sequence[PCM], config: SpeechConfig) -> None:
-        groups: dict[int, list[PCM]] = defaultdict(list)
-        for clip in clips:
-            units = -(-len(clip) // config.unit_samples)
-            if 0 < units <= config.max_units:
-                groups[units].append(np.pad(clip, (0, units * config.unit_samples - len(clip))))
-        self.pcm = {units: torch.from_numpy(np.stack(group)) for units, group in sorted(groups.items())}
-        self.mel = {units: log_mel(pcm, config.mel) for units, pcm in self.pcm.items()}
+    def __init__(self, clips: Sequence[SpokenDigit], variations: int, seed: int, config: SpeechConfig) -> None:
+        rng = np.random.default_rng(seed)
+        speakers = sorted({clip.speaker for clip in clips})
+        groups: dict[int, list[tuple[PCM, int]]] = defaultdict(list)
+        for variation in range(variations + 1):
+            for clip in clips:
+                pcm = varied(clip.pcm, rng) if variation else clip.pcm
+                units = -(-len(pcm) // config.unit_samples)
+                if 0 < units <= config.max_units:
+                    padded = np.pad(pcm, (0, units * config.unit_samples - len(pcm)))
+                    groups[units].append((padded, clip.digit * len(speakers) + speakers.index(clip.speaker)))
+        self.labels = 10 * len(speakers)
+        self.groups: dict[int, Batch] = {}
+        for units, group in sorted(groups.items()):
+            pcm = torch.from_numpy(np.stack([one for one, _ in group]))
+            label = torch.tensor([label for _, label in group])
+            self.groups[units] = Batch(pcm, log_mel(pcm, config.mel), label)
 
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """(pcm [b, n], log-mel [b, n_mels, t]) without end; clips that are longer come in smaller batches."""
-        units = np.array(list(self.pcm))
-        weights = np.array([len(self.pcm[n]) * n for n in units], float)
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+        """Without end; `size` clips where they have ten units, fewer where more."""
+        units = np.array(list(self.groups))
+        weights = np.array([len(self.groups[n].pcm) * n for n in units], float)
         while True:
             length = int(rng.choice(units, p=weights / weights.sum()))
-            rows = torch.from_numpy(rng.integers(0, len(self.pcm[length]), max(4, size * 10 // length)))
-            yield self.pcm[length][rows], self.mel[length][rows]
+            group = self.groups[length]
+            yield group[torch.from_numpy(rng.integers(0, len(group.pcm), max(4, size * 10 // length)))]
+
+
+class Listener(nn.Module):
+    """Tells digits and speakers of normalised log-mel [b, n_mels, t]: what it notices is what has to be kept.
+
+    It learns from recordings alone, while the codec learns to sound the same to it. -> (features, logits [b, labels])
+    """
+
+    def __init__(self, n_mels: int, labels: int, width: int = 64) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            (nn.Conv1d(n_mels, width, 5, padding=2), nn.Conv1d(width, width, 5, padding=2), nn.Conv1d(width, width, 3))
+        )
+        self.head = nn.Linear(2 * width, labels)
+
+    def forward(self, mel: Tensor) -> tuple[list[Tensor], Tensor]:
+        features, x = [], mel
+        for layer in self.layers:
+            x = F.gelu(layer(x))
+            features.append(x)
+            x = F.avg_pool1d(x, 2, ceil_mode=True)
+        return features, self.head(torch.cat((x.amax(2), x.mean(2)), 1))
 
 
 def fit_units(buckets: Buckets, settings: SpeechCodecSettings, seed: int, log: logging.Logger) -> SpeechNetwork:
@@ -90,20 +132,21 @@ def fit_units(buckets: Buckets, settings: SpeechCodecSettings, seed: int, log: l
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     config = settings.codec
     network, quantizer = SpeechNetwork(config), TrainingQuantizer(config.codebook, config.code_width)
-    every = torch.cat([mel.transpose(0, 1).flatten(1) for mel in buckets.mel.values()], 1)
+    every = torch.cat([group.mel.transpose(0, 1).flatten(1) for group in buckets.groups.values()], 1)
     network.mean.copy_(every.mean(1, keepdim=True))
     network.deviation.copy_(every.std(1, keepdim=True))
+    listener = Listener(config.mel.n_mels, buckets.labels)
+    listening = torch.optim.AdamW(listener.parameters(), 2e-3, weight_decay=0.05)
     weights = [*network.encoder.parameters(), *network.decoder.parameters()]
     optimizer = torch.optim.AdamW(weights, settings.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
-    batches = buckets.batches(settings.batch, rng)
     seen: list[Tensor] = []
-    total = torch.zeros(2)
-    for step in range(settings.steps):
-        _, mel = next(batches)
-        z = network.encoder((noisy(mel, settings.noise, generator) - network.mean) / network.deviation)
+    total = torch.zeros(4)
+    for step, batch in zip(range(settings.steps), buckets.batches(settings.batch, rng), strict=False):
+        target = (batch.mel - network.mean) / network.deviation
+        z = network.vectors(noisy(batch.mel, settings.noise, generator))
         if step < settings.warm_up:
             codes, commitment = z, 1e-3 * z.square().mean()
             seen = [*seen[-40:], z.detach().transpose(1, 2).flatten(0, 1)]
@@ -112,32 +155,45 @@ def fit_units(buckets: Buckets, settings: SpeechCodecSettings, seed: int, log: l
                 quantizer.start(torch.cat(seen), generator)
             quantized, _, commitment = quantizer(z.transpose(1, 2), generator)
             codes = quantized.transpose(1, 2)
-        out, target = network.decoder(codes), (mel - network.mean) / network.deviation
-        distance = mel_distance(out, target)
-        loss = distance + settings.commitment * commitment
+        out = network.decoder(codes)
+        _, logits = listener(target)
+        listener.zero_grad()
+        heard = F.cross_entropy(logits, batch.label)
+        heard.backward()
+        listening.step()
+        distance, likeness = mel_distance(out, target, batch.mel), unlikeness(listener, out, target)
+        loss = distance + settings.listening * likeness + settings.commitment * commitment
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         schedule.step()
-        total += torch.stack((distance.detach(), commitment.detach()))
+        total += torch.stack((distance, likeness, commitment, heard)).detach()
         if (step + 1) % 250 == 0:
-            log.info(
-                "units: step %d of %d, distance %.4f, commitment %.4f",
-                step + 1,
-                settings.steps,
-                *(total / 250).tolist(),
-            )
+            figures = "distance %.4f, unlikeness %.4f, commitment %.4f, listener %.4f"
+            log.info(f"units: step %d of %d, {figures}", step + 1, settings.steps, *(total / 250).tolist())
             total.zero_()
     network.codebook.codes.copy_(quantizer.codes)
     return network.eval()
 
 
-def mel_distance(out: Tensor, target: Tensor) -> Tensor:
-    """Of log-mel frames and of their changes in time, absolute and squared."""
+def mel_distance(out: Tensor, target: Tensor, log_mel: Tensor) -> Tensor:
+    """Of normalised log-mel frames and of their changes in time; what is loud in `log_mel` counts up to four times."""
+    weight = 0.25 + 0.75 * ((log_mel + 4) / 4).clamp(0, 1)
+    weight = weight / weight.mean()
     gap = out - target
     change = gap.diff(dim=2)
-    return gap.abs().mean() + 0.5 * gap.square().mean() + 0.5 * change.abs().mean()
+    return (weight * (gap.abs() + 0.5 * gap.square())).mean() + 0.5 * (weight[:, :, 1:] * change.abs()).mean()
+
+
+def unlikeness(listener: Listener, out: Tensor, target: Tensor) -> Tensor:
+    """How different two sounds are to a listener: in its features, and in what it takes them for."""
+    with torch.no_grad():
+        wanted_features, wanted = listener(target)
+    features, logits = listener(out)
+    gaps = [F.l1_loss(one, other) / other.abs().mean() for one, other in zip(features, wanted_features, strict=True)]
+    taken_for = F.kl_div(logits.log_softmax(1), wanted.log_softmax(1), reduction="batchmean", log_target=True)
+    return torch.stack(gaps).mean() + taken_for
 
 
 def noisy(mel: Tensor, part: float, generator: torch.Generator) -> Tensor:
@@ -165,10 +221,9 @@ def fit_vocoder(
     optimizer = torch.optim.AdamW(vocoder.parameters(), 2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.vocoder_steps, pct_start=0.1)
     total = 0.0
-    for step, (pcm, mel) in zip(range(settings.vocoder_steps), buckets.batches(settings.batch, rng), strict=False):
-        if step % 2:
-            mel = through_units(network, mel)
-        target = spectrum(pcm, spec).abs().clamp(min=spec.floor / 4).log()
+    for step, batch in zip(range(settings.vocoder_steps), buckets.batches(settings.batch, rng), strict=False):
+        mel = through_units(network, batch.mel) if step % 2 else batch.mel
+        target = spectrum(batch.pcm, spec).abs().clamp(min=spec.floor / 4).log()
         loss = F.l1_loss(vocoder.log_magnitude(mel), target)
         optimizer.zero_grad()
         loss.backward()
