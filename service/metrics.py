@@ -24,9 +24,9 @@ BATCH_STEPS = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192)
 class Metrics:
     """Counters, gauges and histograms of one service.
 
-    Labels: `phase` of a batch is prefill, decode or step; `phase` of a cancellation is where it struck (queue,
-    features, inference); `direction` is input or output; `state` is used or total; `kind` of the host's memory is
-    weights, state_pool or rss.
+    Labels: `phase` of a batch is decode (tokens of answers only), step (one step of each clip) or prefill; `phase` of a
+    cancellation is where it struck (queue, features, inference); `direction` is input or output; `state` is used or
+    total; `kind` of the host's memory is weights, state_pool or rss.
     """
 
     def __init__(self) -> None:
@@ -56,10 +56,19 @@ class Metrics:
         self.inference_duration_seconds = histogram(
             "inference_duration_seconds", "One batch on the device.", ("model", "phase"), SHORT_SECONDS
         )
+        self.time_to_first_token_seconds = histogram(
+            "time_to_first_token_seconds", "From a generation's arrival to its first token.", ("model",), SHORT_SECONDS
+        )
+        self.inter_token_duration_seconds = histogram(
+            "inter_token_duration_seconds", "Between two tokens of one answer.", ("model",), SHORT_SECONDS
+        )
         self.batch_size = histogram("batch_size", "Sequences in a batch.", ("model", "phase"), BATCH_SIZES)
         self.batch_steps = histogram("batch_steps", "Steps in a batch.", ("model", "phase"), BATCH_STEPS)
         self.steps_total = counter(
             "steps_total", "Steps of a modality read or produced.", ("model", "modality", "direction")
+        )
+        self.tokens_total = counter(
+            "tokens_total", "Tokens read or drawn; sentinels are text.", ("model", "modality", "direction")
         )
         self.requests_running = gauge("requests_running", "Requests that own a slot.", ("model",))
         self.requests_waiting = gauge("requests_waiting", "Requests admitted and without a slot.", ("model",))

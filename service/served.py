@@ -1,25 +1,36 @@
-"""A model that is served: its checkpoint, its features, and what GET /models says of it."""
+"""A model that is served: its checkpoint, its features or codecs, its lane, and what GET /models says of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
+from torch import nn
+
+from service.codecs.bundle import Codecs
 from service.engine.engine import Lane, Limits
-from service.engine.runner import Runner
+from service.engine.params import modes_of
+from service.engine.runner import ClipRunner, Runner, TokenRunner
 from service.features.extract import Extractor
 from service.features.limits import MediaLimits
 from service.features.recipes import FeatureSpec
 from service.metrics import Metrics
-from service.models.checkpoint import Checkpoint, CheckpointConfig, load_checkpoint
+from service.models.checkpoint import CheckpointConfig, load_checkpoint
+from service.models.generative_checkpoint import ARCHITECTURE as GENERATIVE
+from service.models.generative_checkpoint import GenerativeConfig, load_generative
+from service.models.registry import architecture_of
+from service.models.vocabulary import Vocabulary
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One model of the process. `card` is JSON for GET /models/{name}."""
+    """A model for /predict. `card` is JSON for GET /models/{name}."""
+
+    task: ClassVar = "sentiment"
 
     name: str
     config: CheckpointConfig
@@ -33,16 +44,84 @@ class ServedModel:
         """Read a checkpoint folder and allocate its state. Raises ValueError saying what is wrong with the folder."""
         checkpoint = load_checkpoint(folder)
         config = checkpoint.config
-        limits = media_limits(settings)
         try:
             spec = FeatureSpec.from_json(config.features)
-            extractor = Extractor(spec, folder, dict(config.model.modalities), limits)
+            extractor = Extractor(spec, folder, dict(config.model.modalities), media_limits(settings))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        runner = Runner(checkpoint.model, config.model.modalities, settings.slots)
-        lane = Lane(config.name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
-        weight_bytes = sum(t.numel() * t.element_size() for t in checkpoint.model.state_dict().values())
-        return cls(config.name, config, extractor, lane, weight_bytes, _card(checkpoint, settings, runner.state_bytes))
+        runner = ClipRunner(checkpoint.model, config.model.modalities, settings.slots)
+        values, recipes = config.to_json(), config.features["modalities"]
+        card = {
+            "recipe": {
+                "clock": config.features["clock"],
+                "modalities": {
+                    name: {"dim": dim, **recipes.get(name, {})} for name, dim in config.model.modalities.items()
+                },
+            },
+            "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
+            "calibration": values["calibration"],
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **config.card,
+        }
+        lane = _lane(config.name, runner, settings, metrics)
+        return cls(config.name, config, extractor, lane, _weight_bytes(checkpoint.model), card)
+
+    def warm(self) -> None:
+        """Do once what takes longer the first time."""
+        self.extractor.warm()
+
+
+@dataclass(frozen=True)
+class GenerativeModel:
+    """A model for /generate. `card` is JSON for GET /models/{name}.
+
+    deterministic  its backend gives the same bits whatever else is in the batch
+    """
+
+    task: ClassVar = "generation"
+
+    name: str
+    config: GenerativeConfig
+    codecs: Codecs
+    lane: Lane
+    weight_bytes: int
+    deterministic: bool
+    card: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: Path, settings: Settings, metrics: Metrics) -> GenerativeModel:
+        """Read a checkpoint folder and allocate its state. Raises ValueError saying what is wrong with the folder."""
+        checkpoint = load_generative(folder)
+        config = checkpoint.config
+        try:
+            codecs = Codecs.load(folder, config.codecs, config.vocabulary)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        runner = TokenRunner(checkpoint.model, settings.slots)
+        values = config.to_json()
+        card = {
+            "modes": list(modes_of(config.vocabulary)),
+            **{entry: values[entry] for entry in ("vocabulary", "codecs", "generation")},
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **config.card,
+        }
+        lane = _lane(config.name, runner, settings, metrics)
+        deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
+        return cls(config.name, config, codecs, lane, _weight_bytes(checkpoint.model), deterministic, card)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its ids."""
+        return self.config.vocabulary
+
+    def warm(self) -> None:
+        """Nothing takes longer the first time."""
+
+
+def load_model(folder: Path, settings: Settings, metrics: Metrics) -> ServedModel | GenerativeModel:
+    """Read a checkpoint folder of either task. Raises ValueError saying what is wrong with it."""
+    kind = GenerativeModel if architecture_of(folder) == GENERATIVE else ServedModel
+    return kind.load(folder, settings, metrics)
 
 
 def media_limits(settings: Settings) -> MediaLimits:
@@ -56,28 +135,28 @@ def media_limits(settings: Settings) -> MediaLimits:
     )
 
 
-def _card(checkpoint: Checkpoint, settings: Settings, state_bytes: int) -> dict[str, Any]:
-    config = checkpoint.config
-    values = config.to_json()
-    recipes: Mapping[str, Any] = config.features["modalities"]
+def _lane(name: str, runner: Runner[Any], settings: Settings, metrics: Metrics) -> Lane:
+    return Lane(name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
+
+
+def _weight_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+
+
+def _card(
+    config: Mapping[str, Any], task: str, model: nn.Module, dtype: torch.dtype, settings: Settings, runner: Runner[Any]
+) -> dict[str, Any]:
+    """What the cards of all models have."""
     return {
-        "name": config.name,
-        "version": config.version,
-        "architecture": values["architecture"],
-        "task": "sentiment",
-        "model": values["model"],
-        "parameters": sum(p.numel() for p in checkpoint.model.parameters()),
-        "recipe": {
-            "clock": config.features["clock"],
-            "modalities": {
-                name: {"dim": dim, **recipes.get(name, {})} for name, dim in config.model.modalities.items()
-            },
-        },
-        "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
-        "calibration": values["calibration"],
+        "name": config["name"],
+        "version": config["version"],
+        "architecture": config["architecture"],
+        "task": task,
+        "model": config["model"],
+        "parameters": sum(p.numel() for p in model.parameters()),
         "backend": settings.backend,
         "dtype": "float32",
-        "stored_dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "stored_dtype": str(dtype).removeprefix("torch."),
         "limits": {
             "steps": settings.max_steps,
             "slots": settings.slots,
@@ -89,6 +168,5 @@ def _card(checkpoint: Checkpoint, settings: Settings, state_bytes: int) -> dict[
             "text_chars": settings.max_text_chars,
             "body_bytes": settings.max_body_bytes,
         },
-        "state_bytes_per_slot": state_bytes // (settings.slots + 1),
-        **config.card,
+        "state_bytes_per_slot": runner.state_bytes // (settings.slots + 1),
     }

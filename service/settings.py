@@ -48,11 +48,16 @@ class Settings(BaseSettings):
     decode_timeout_s: float = Field(default=30.0, gt=0)
     feature_threads: int = Field(default=2, ge=1)
 
-    max_steps: int = Field(default=32_768, ge=1, description="of one clip on the model's clock")
+    max_steps: int = Field(
+        default=32_768, ge=1, description="of one clip on the model's clock, or of a prompt and its answer together"
+    )
     slots: int = Field(default=64, ge=1, description="sequences that own state at a time")
     chunk_steps: int = Field(default=512, ge=1, description="of one sequence in one batch")
     step_budget: int = Field(default=4096, ge=1, description="steps of all sequences in one batch")
     max_waiting: int = Field(default=256, ge=0, description="requests admitted beyond the slots")
+
+    max_tokens: int = Field(default=4096, ge=1, description="of one choice of an answer, as a client may ask for")
+    keep_alive_s: float = Field(default=15.0, gt=0, description="silence of a stream before a comment is sent")
 
     default_deadline_ms: int = Field(default=60_000, ge=1)
     max_deadline_ms: int = Field(default=600_000, ge=1)
@@ -80,6 +85,8 @@ class Settings(BaseSettings):
             )
         if self.chunk_steps > self.step_budget:
             raise ValueError(f"chunk_steps {self.chunk_steps} is over step_budget {self.step_budget}")
+        if 2 * self.slots > self.step_budget:  # what decodes takes up to two steps a slot, and prompts the rest
+            raise ValueError(f"twice the slots, {2 * self.slots}, is over step_budget {self.step_budget}")
         return self
 
 

@@ -17,9 +17,10 @@ from torch import nn
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
 from benchmarks.floors import coupled_mamba_needs
+from service.engine.clip_program import ClipProgram
 from service.engine.engine import Engine, Lane, Limits
 from service.engine.request import Request
-from service.engine.runner import Runner
+from service.engine.runner import ClipRunner
 from service.features.types import Clip
 from service.metrics import Metrics
 from service.models.convert import coupled_mamba_from_release
@@ -102,7 +103,7 @@ def _outspoken(model: nn.Module) -> None:
 
 def lane_of(model: CoupledMamba) -> Lane:
     """The model as the service would run it, with the service's default limits, under the name `bench`."""
-    return Lane("bench", Runner(model, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
+    return Lane("bench", ClipRunner(model, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
 
 
 def clips(config: CoupledMambaConfig, count: int) -> list[Clip]:
@@ -121,7 +122,7 @@ def clips(config: CoupledMambaConfig, count: int) -> list[Clip]:
 
 def through_engine(engine: Engine, batch: list[Clip]) -> NDArray[np.float32]:
     """Submit clips together and wait for all -> [clips, outputs]."""
-    futures = engine.submit("bench", [Request("bench", clip.steps, clip) for clip in batch])
+    futures = engine.submit("bench", [Request("bench", ClipProgram(clip)) for clip in batch])
     return np.concatenate([future.result().outputs for future in futures])
 
 

@@ -17,13 +17,16 @@ def models_router(edge: Edge) -> APIRouter:
 
     @router.get("", **json_docs(ModelList))
     async def list_models() -> Response:
-        """All models' cards, and which of them answers where a request names none."""
+        """All models' cards, and which of them answers a task where a request names none."""
         cards = [model.card for model in edge.runtime.models.values()]
-        return Response(orjson.dumps({"default": edge.runtime.model(None).name, "models": cards}), media_type=JSON)
+        first = {card["task"]: card["name"] for card in reversed(cards)}
+        return Response(
+            orjson.dumps({"default": cards[0]["name"], "defaults": first, "models": cards}), media_type=JSON
+        )
 
     @router.get("/{name}", **json_docs(ModelCard, 404))
     async def show_model(name: str) -> Response:
         """One model's card: what it reads, its limits, licence, data, measured quality and intended use."""
-        return Response(orjson.dumps(edge.runtime.model(name).card), media_type=JSON)
+        return Response(orjson.dumps(edge.runtime.served(name).card), media_type=JSON)
 
     return router

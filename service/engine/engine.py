@@ -2,7 +2,8 @@
 
     submit -> inbox -> schedule -> run -> deliver -> (again | retire)
 
-Requests and results cross by queue and future. An exception in a batch answers that batch; the thread lives on.
+A request's program, of a clip or of a generation, knows what is left to run. Requests and results cross by queue and
+future. An exception in a batch answers that batch; the thread lives on.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from service.engine.request import Batch, Request, Result
+from service.engine.request import Batch, NotFinite, R, Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
 from service.errors import EngineDown
@@ -40,7 +42,7 @@ class Limits:
 class Lane:
     """One model in the engine: its scheduler and its runner, told apart in the metrics by `name`."""
 
-    def __init__(self, name: str, runner: Runner, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, name: str, runner: Runner[Any], limits: Limits, metrics: Metrics) -> None:
         self.name, self.runner, self.metrics = name, runner, metrics
         self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired)
         metrics.state_slots.labels(name, "total").set(limits.slots)
@@ -57,16 +59,18 @@ class Lane:
         try:
             outputs = self.runner.run(batch)
         except Exception as error:
-            logger.exception(
-                "batch failed", extra={"model": self.name, "requests": [w.request.id for w in batch.works]}
-            )
+            logger.exception("batch failed", extra={"model": self.name, "requests": [r.id for r in batch.requests]})
             self.scheduler.fail(batch, error)
             self.observe()
             return True
         self._observe_batch(batch, time.monotonic() - begun)
-        for request in self.scheduler.deliver(batch, outputs):
-            logger.error("output is not finite", extra={"model": self.name, "requests": [request.id]})
-            self.metrics.nonfinite_outputs_total.labels("inference").inc()
+        for request, fault in self.scheduler.deliver(batch, outputs).items():
+            about = {"model": self.name, "requests": [request.id]}
+            if isinstance(fault, NotFinite):
+                logger.error("output is not finite", extra=about)
+                self.metrics.nonfinite_outputs_total.labels("inference").inc()
+            else:
+                logger.error("delivery failed", exc_info=fault, extra=about)
         self.observe()
         return True
 
@@ -74,15 +78,14 @@ class Lane:
         """Set the gauges of the queue and the slots."""
         self.metrics.requests_running.labels(self.name).set(self.scheduler.running)
         self.metrics.requests_waiting.labels(self.name).set(self.scheduler.waiting)
-        self.metrics.state_slots.labels(self.name, "used").set(self.scheduler.running)
+        self.metrics.state_slots.labels(self.name, "used").set(self.scheduler.used)
 
     def _observe_batch(self, batch: Batch, seconds: float) -> None:
-        phase = "step" if all(work.stop - work.start == 1 for work in batch.works) else "prefill"
-        self.metrics.inference_duration_seconds.labels(self.name, phase).observe(seconds)
-        self.metrics.batch_size.labels(self.name, phase).observe(len(batch.works))
-        self.metrics.batch_steps.labels(self.name, phase).observe(batch.steps)
+        self.metrics.inference_duration_seconds.labels(self.name, batch.phase).observe(seconds)
+        self.metrics.batch_size.labels(self.name, batch.phase).observe(len(batch.works))
+        self.metrics.batch_steps.labels(self.name, batch.phase).observe(batch.steps)
 
-    def _retired(self, request: Request, outcome: str) -> None:
+    def _retired(self, request: Request[Any], outcome: str) -> None:
         if request.started_s is not None:
             self.metrics.queue_duration_seconds.labels(self.name).observe(request.started_s - request.submitted_s)
         if outcome == "cancelled":
@@ -96,7 +99,7 @@ class Engine:
         """threads: of the model's arithmetic; None leaves PyTorch's default."""
         self._lanes: Mapping[str, Lane] = {lane.name: lane for lane in lanes}
         self._threads = threads
-        self._inbox: queue.SimpleQueue[tuple[Lane, Sequence[Request]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Lane, Sequence[Request[Any]]] | None] = queue.SimpleQueue()
         self._stopping = False
         self._lock = threading.Lock()
         self._alive = True
@@ -111,7 +114,7 @@ class Engine:
         """Whether the thread takes work."""
         return self._alive
 
-    def submit(self, lane: str, requests: Sequence[Request]) -> list[Future[Result]]:
+    def submit(self, lane: str, requests: Sequence[Request[R]]) -> list[Future[R]]:
         """Queue requests side by side. Raises EngineDown."""
         with self._lock:  # against a thread that dies between the check and the put
             if not self._alive:

@@ -65,6 +65,10 @@ class Grammar:
         """Whether a medium can come at all."""
         return bool(self._openable)
 
+    def is_word(self, token: int) -> bool:
+        """Whether an id is text and no sentinel."""
+        return any(token in ids for ids in self._words)
+
     def allowed(self, state: State, *, begun: bool, left: int) -> Allowed:
         """The ids that can come next; never none, for an answer that has not ended.
 

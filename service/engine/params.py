@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.errors import InvalidInput
+from service.models.generative_checkpoint import MAX_GUIDANCE, MAX_TEMPERATURE
 from service.models.vocabulary import Vocabulary
 
 TEXT_ONLY, INTERLEAVED = "text-only", "interleaved"
 MAX_LOGPROBS = 20
 MAX_SEED = 2**64 - 1
+MAX_PENALTY = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +62,15 @@ class SamplingParams:
                 wanted = ", ".join(vocabulary.modalities)
                 raise InvalidInput.at((name,), f"a value for each of {wanted} is expected, got {', '.join(values)}")
         for name, value in self.temperature.items():
-            _expect(f"temperature.{name}", value, 0 <= value < math.inf, "a finite number from 0")
+            _expect(f"temperature.{name}", value, 0 <= value <= MAX_TEMPERATURE, f"from 0 to {MAX_TEMPERATURE:g}")
         for name, value in self.top_p.items():
             _expect(f"top_p.{name}", value, 0 < value <= 1, "over 0 and at most 1")
         for name, count in self.top_k.items():
             _expect(f"top_k.{name}", count, count >= 0, "at least 0")
         scale, penalty = self.guidance_scale, self.repetition_penalty
-        _expect("guidance_scale", scale, 0 <= scale < math.inf, "a finite number from 0")
-        _expect("repetition_penalty", penalty, 0 < penalty < math.inf, "a finite number over 0")
+        _expect("guidance_scale", scale, 0 <= scale <= MAX_GUIDANCE, f"from 0 to {MAX_GUIDANCE:g}")
+        bounds = f"from {1 / MAX_PENALTY:g} to {MAX_PENALTY:g}"
+        _expect("repetition_penalty", penalty, 1 / MAX_PENALTY <= penalty <= MAX_PENALTY, bounds)
         _expect("seed", self.seed, 0 <= self.seed <= MAX_SEED, f"an integer from 0 to {MAX_SEED}")
         _expect("n", self.n, self.n >= 1, "at least 1")
         _expect("stop", self.stop, all(self.stop), "strings that are not empty")

@@ -1,64 +1,104 @@
-"""The engine's vocabulary: a request, a piece of work, a batch, a result."""
+"""The engine's vocabulary: a program and its pieces, a request, a piece of work, a batch."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from service.errors import Internal
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class NotFinite(Internal):
+    """The model gave a value that is no number."""
+
+    def __init__(self) -> None:
+        super().__init__("the model gave a value that is not finite for this input")
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a request's steps gave. outputs [reads, outputs] float32: the head at the last step, or at every step."""
+class Piece:
+    """Steps start:stop of one of a request's rows, which can run now, at most one piece a row.
 
-    outputs: NDArray[np.float32]
-    queue_s: float
-    inference_s: float
+    row      from 0; each row has a slot of its own
+    fresh    start from the initial state, whatever the slot holds
+    decode   all of it runs in the next batch, with every other such piece; of another, as much as there is room for
+    fork_of  the row whose state, as it was before the batch, this one takes over first
+    """
+
+    row: int
+    start: int
+    stop: int
+    fresh: bool
+    decode: bool = False
+    fork_of: int | None = None
+
+
+class Program(Protocol[R_co]):
+    """What a request computes: which of its pieces can run, and what becomes of their outputs."""
+
+    @property
+    def rows(self) -> int:
+        """Slots that it needs, from its first piece to its end."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to run."""
+
+    @property
+    def progress(self) -> str:
+        """How far it has come, for whoever reads that it came too late: "4 of 30 steps"."""
+
+    def pieces(self) -> Iterable[Piece]:
+        """What can run now; at least one piece until it has finished."""
+
+    def advance(self, work: Work, output: Any) -> None:
+        """Take note of what the runner gave for a work. What it raises fails the request: NotFinite, for one."""
+
+    def result(self, queue_s: float, inference_s: float) -> R_co:
+        """The answer, once finished: seconds that it waited for a slot, and from then on."""
 
 
 @dataclass(eq=False)
-class Request:
-    """A sequence to be advanced. It owns a slot from when one is free for it until it is retired.
+class Request(Generic[R]):
+    """A program to be run. It owns its slots from when all of them are free for it until it is retired.
 
     id        of the client's request, for the logs
-    steps     of the whole sequence
-    payload   what the runner reads steps from; nothing else looks at it
-    read_all  evaluate the head at every step, not at the last one only
     deadline  time.monotonic() seconds, or None
-    future    resolves to a Result or a ServiceError; cancelling it retires the request within a step
+    future    resolves to the program's result or a ServiceError; cancelling it retires the request within a step
     """
 
     id: str
-    steps: int
-    payload: Any
-    read_all: bool = False
+    program: Program[R]
     deadline: float | None = None
-    future: Future[Result] = field(default_factory=Future)
+    future: Future[R] = field(default_factory=Future)
     submitted_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
-    slot: int | None = None
-    done: int = 0
-    outputs: list[NDArray[np.float32]] = field(default_factory=list)
-
-    @property
-    def remaining(self) -> int:
-        """Steps still to run."""
-        return self.steps - self.done
+    slots: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Work:
-    """Steps start:stop of a request, on its slot; `fresh` at the sequence's beginning."""
+    """A piece, or its beginning, on its slot. fork_of: the slot whose row is copied to its own first."""
 
-    request: Request
+    request: Request[Any]
+    row: int
     slot: int
     start: int
     stop: int
     fresh: bool
+    decode: bool = False
+    fork_of: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """How many there are."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)
@@ -70,4 +110,21 @@ class Batch:
     @property
     def steps(self) -> int:
         """Steps of all its work."""
-        return sum(work.stop - work.start for work in self.works)
+        return sum(work.steps for work in self.works)
+
+    @property
+    def forks(self) -> tuple[tuple[int, int], ...]:
+        """(from, to) slots, to be copied before the batch runs."""
+        return tuple((work.fork_of, work.slot) for work in self.works if work.fork_of is not None)
+
+    @property
+    def phase(self) -> str:
+        """decode: tokens of answers only; step: one step of each sequence; prefill: anything longer."""
+        if all(work.decode for work in self.works):
+            return "decode"
+        return "step" if all(work.steps == 1 for work in self.works) else "prefill"
+
+    @property
+    def requests(self) -> list[Request[Any]]:
+        """Those that have work in it, each once."""
+        return list(dict.fromkeys(work.request for work in self.works))

@@ -1,27 +1,33 @@
-"""Packs a batch, runs the model on its slots, unpacks. The only code of the engine that touches tensors."""
+"""Packs a batch, runs the model on its slots, unpacks. With sampling, the only code that touches tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.engine.clip_program import ClipProgram
+from service.engine.generation_program import GenerationProgram
 from service.engine.request import Batch, Work
-from service.features.types import Clip
-from service.models.base import Chunk, RecurrentModel, allocate
+from service.engine.sampling import Drawn, draw
+from service.models.base import Chunk, Packing, RecurrentModel, TokenChunk, allocate
+
+P = TypeVar("P", bound=Packing)
 
 
-class Runner:
+class Runner(ABC, Generic[P]):
     """A model and the pool of its state: a row a slot, and one scratch row more for padding.
 
-    Payloads are clips; `modalities` gives the width of each, in the order of the model's config.
+    A kind of program says what a step is made of and what is made of the model's outputs.
     """
 
-    def __init__(self, model: RecurrentModel[Chunk], modalities: Mapping[str, int], slots: int) -> None:
-        self.model, self.modalities = model, modalities
+    def __init__(self, model: RecurrentModel[P], slots: int) -> None:
+        self.model = model
         self.state = allocate(model.state_tensors(), slots + 1)
 
     @property
@@ -29,43 +35,104 @@ class Runner:
         """Bytes of the pool."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())
 
-    def run(self, batch: Batch) -> list[NDArray[np.float32]]:
-        """Advance every work of the batch -> for each, the head's outputs [reads, outputs]; no reads, no rows."""
-        lengths = [work.stop - work.start for work in batch.works]
-        ends = np.cumsum(lengths)
-        reads = [_reads(work, int(end)) for work, end in zip(batch.works, ends, strict=True)]
-        chunk = Chunk(
-            inputs={name: self._packed_values(batch, name, dim) for name, dim in self.modalities.items()},
-            present=torch.from_numpy(
-                np.concatenate([_clip(work).present[:, work.start : work.stop] for work in batch.works], axis=1)
-            ),
+    def run(self, batch: Batch) -> Sequence[Any]:
+        """Fork rows, advance every work of the batch -> for each, what its program takes."""
+        if batch.forks:
+            sources, copies = (torch.tensor(slots) for slots in zip(*batch.forks, strict=True))
+            for tensor in self.state.values():
+                tensor[copies] = tensor[sources]
+        works = batch.works
+        ends = np.cumsum([work.steps for work in works])
+        reads = [self.reads(work) for work in works]
+        rows = [end - work.steps + np.array(read, int) for work, end, read in zip(works, ends, reads, strict=True)]
+        packing = Packing(
             offsets=torch.from_numpy(np.concatenate([[0], ends])),
-            slots=torch.tensor([work.slot for work in batch.works]),
-            fresh=torch.tensor([work.fresh for work in batch.works]),
-            reads=torch.from_numpy(np.concatenate(reads)),
+            slots=torch.tensor([work.slot for work in works]),
+            fresh=torch.tensor([work.fresh for work in works]),
+            reads=torch.from_numpy(np.concatenate(rows)),
         )
-        outputs: NDArray[np.float32] = self.model.run(chunk, self.state).numpy()
-        return np.split(outputs, np.cumsum([len(rows) for rows in reads])[:-1])
+        values = self.model.run(self.chunk(works, packing), self.state).numpy()
+        return self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
+
+    @abstractmethod
+    def reads(self, work: Work) -> range:
+        """Which of a work's steps the head is read at, counted from its first."""
+
+    @abstractmethod
+    def chunk(self, works: Sequence[Work], packing: Packing) -> P:
+        """The works' steps, one after the other."""
+
+    @abstractmethod
+    def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Any]:
+        """What each work's program takes, from the head's outputs [reads, outputs] of each."""
+
+
+class ClipRunner(Runner[Chunk]):
+    """Steps are features; `modalities` gives the width of each, in the order of the model's config."""
+
+    def __init__(self, model: RecurrentModel[Chunk], modalities: Mapping[str, int], slots: int) -> None:
+        super().__init__(model, slots)
+        self.modalities = modalities
+
+    def reads(self, work: Work) -> range:
+        """The last step of a clip, or every step, as the clip's program asks."""
+        return _clip(work).reads(work)
+
+    def chunk(self, works: Sequence[Work], packing: Packing) -> Chunk:
+        """The clips' values and masks. A clip that lacks a modality has rows that are never read."""
+        present = [_clip(work).clip.present[:, work.start : work.stop] for work in works]
+        return Chunk(
+            inputs={name: self._packed_values(works, name, dim) for name, dim in self.modalities.items()},
+            present=torch.from_numpy(np.concatenate(present, axis=1)),
+            **vars(packing),
+        )
+
+    def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
+        """The outputs as they are."""
+        return values
 
     @staticmethod
-    def _packed_values(batch: Batch, modality: str, dim: int) -> Tensor:
-        """One modality's rows of a batch [t, dim]; a clip that lacks the modality has rows that are never read."""
+    def _packed_values(works: Sequence[Work], modality: str, dim: int) -> Tensor:
         parts = []
-        for work in batch.works:
-            values = _clip(work).values.get(modality)
-            rows = np.zeros((work.stop - work.start, dim), np.float32)
+        for work in works:
+            values = _clip(work).clip.values.get(modality)
+            rows = np.zeros((work.steps, dim), np.float32)
             parts.append(rows if values is None else values[work.start : work.stop])
         return torch.from_numpy(np.concatenate(parts))
 
 
-def _clip(work: Work) -> Clip:
-    payload = work.request.payload
-    assert isinstance(payload, Clip)
-    return payload
+class TokenRunner(Runner[TokenChunk]):
+    """Steps are tokens; what comes out is drawn from the logits here, so that no logits leave the runner."""
+
+    def reads(self, work: Work) -> range:
+        """The last token of a decode piece; none of a prompt's chunk."""
+        return range(work.steps - 1, work.steps) if work.decode else range(0)
+
+    def chunk(self, works: Sequence[Work], packing: Packing) -> TokenChunk:
+        """The tokens that the works read."""
+        return TokenChunk(
+            tokens=torch.tensor([i for work in works for i in _generation(work).tokens(work)]), **vars(packing)
+        )
+
+    def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Drawn | None]:
+        """What was drawn from each work's logits [reads, vocabulary], with its twin's beside them."""
+        rows = {(work.request, work.row): logits[-1] for work, logits in zip(works, values, strict=True) if len(logits)}
+        drawn = []
+        for work in works:
+            spec, twin = _generation(work).draw(work), None
+            if spec is not None and spec.guided_by is not None:
+                twin = rows[work.request, spec.guided_by]
+            drawn.append(None if spec is None else draw(spec, rows[work.request, work.row], twin))
+        return drawn
 
 
-def _reads(work: Work, end: int) -> NDArray[np.int64]:
-    """Packed rows at which the head is read, where the work's rows end before row `end`."""
-    if work.request.read_all:
-        return np.arange(end - (work.stop - work.start), end)
-    return np.arange(end - 1, end) if work.stop == work.request.steps else np.arange(0)
+def _clip(work: Work) -> ClipProgram:
+    program = work.request.program
+    assert isinstance(program, ClipProgram)
+    return program
+
+
+def _generation(work: Work) -> GenerationProgram:
+    program = work.request.program
+    assert isinstance(program, GenerationProgram)
+    return program

@@ -44,9 +44,10 @@ class Draw:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A token; its log probability and the likeliest ids with theirs, where they were asked for."""
+    """A token, and whether it was the only one; its log probability and the likeliest ids' if they were asked for."""
 
     token: int
+    forced: bool = False
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
 
@@ -65,18 +66,19 @@ def draw(spec: Draw, logits: NDArray[np.float32], unguided: NDArray[np.float32] 
     """
     if not np.isfinite(logits).all() or not (unguided is None or np.isfinite(unguided).all()):
         return None
-    id_at = spec.allowed.id_at
+    id_at, forced = spec.allowed.id_at, spec.allowed.count == 1
     values: Logits = _taken(logits, spec.allowed)
     if unguided is not None:
         base = _taken(unguided, spec.allowed).astype(np.float64)
         values = base + spec.scale * (values - base)
     place = _place(_penalised(values, spec), spec)
     if spec.logprobs is None:
-        return Drawn(id_at(place))
+        return Drawn(id_at(place), forced)
     logprobs = _log_softmax(values.astype(np.float64))
     likeliest = _largest(logprobs, min(spec.logprobs, len(logprobs)))
     likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
-    return Drawn(id_at(place), float(logprobs[place]), tuple((id_at(int(i)), float(logprobs[i])) for i in likeliest))
+    top = tuple((id_at(int(i)), float(logprobs[i])) for i in likeliest)
+    return Drawn(id_at(place), forced, float(logprobs[place]), top)
 
 
 def _taken(logits: NDArray[np.float32], allowed: Allowed) -> NDArray[np.float32]:
@@ -105,7 +107,8 @@ def _place(values: Logits, spec: Draw) -> int:
         return int(values.argmax())  # the first of equals
     places = _largest(values, spec.top_k) if 0 < spec.top_k < len(values) else None
     kept = (values if places is None else values[places]).astype(np.float64)
-    weights = np.exp((kept - kept.max()) / spec.temperature)
+    with np.errstate(over="ignore"):  # next to greedy: the others' weights are 0
+        weights = np.exp((kept - kept.max()) / spec.temperature)
     if spec.top_p < 1:
         inside = _nucleus(weights, spec.top_p)
         places = inside if places is None else places[inside]

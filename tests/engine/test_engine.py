@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import Engine, Lane, Limits
-from service.engine.request import Request, Result
-from service.engine.runner import Runner
+from service.engine.request import Request
+from service.engine.runner import ClipRunner
 from service.errors import DeadlineExceeded, EngineDown, Internal
 from service.features.types import Clip
 from service.metrics import Metrics
@@ -32,7 +33,7 @@ class Bench:
     ) -> None:
         self.metrics = Metrics()
         limits = Limits(slots, chunk_steps, step_budget)
-        self.runners = [Runner(model, WIDTHS, slots) for model in models]
+        self.runners = [ClipRunner(model, WIDTHS, slots) for model in models]
         for runner in self.runners:
             for tensor in runner.state.values():  # what lies in the slots is not to matter
                 tensor.fill_(torch.nan if tensor.dtype.is_floating_point else 1)
@@ -41,7 +42,7 @@ class Bench:
         self.engine.start()
 
     def submit(self, *clips: Clip, lane: int = 0, read_all: bool = False) -> list[Future[Result]]:
-        requests = [Request("test", clip.steps, clip, read_all) for clip in clips]
+        requests = [Request("test", ClipProgram(clip, read_all)) for clip in clips]
         return self.engine.submit(f"model {lane}", requests)
 
     def value(self, name: str, **labels: str) -> float | None:
@@ -204,7 +205,7 @@ def test_a_deadline_ends_a_request_that_runs(start: Start) -> None:
     rng = np.random.default_rng(7)
     gate = Gate()
     bench = start(Hooked(MODEL, before=gate))
-    request = Request("late", 30, random_clip(rng, 30))
+    request = Request("late", ClipProgram(random_clip(rng, 30)))
     (future,) = bench.engine.submit("model 0", [request])
     gate.wait_reached()
     request.deadline = time.monotonic()

@@ -4,15 +4,18 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.request import Batch, Request
+from service.engine.clip_program import ClipProgram, Result
+from service.engine.request import Batch, NotFinite, Request
 from service.engine.scheduler import Scheduler
 from service.errors import DeadlineExceeded, EngineDown, Internal, InvalidInput, ServiceError
+from service.features.types import Clip
 
 
 @dataclass
@@ -27,11 +30,12 @@ class Desk:
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.slots, self.chunk_steps, self.step_budget, self._retired)
 
-    def _retired(self, request: Request, outcome: str) -> None:
+    def _retired(self, request: Request[Any], outcome: str) -> None:
         self.left.append((request.id, outcome))
 
-    def add(self, name: str, steps: int, *, read_all: bool = False, deadline: float | None = None) -> Request:
-        request = Request(name, steps, None, read_all, deadline)
+    def add(self, name: str, steps: int, *, read_all: bool = False, deadline: float | None = None) -> Request[Result]:
+        clip = Clip({}, np.ones((1, steps), bool), np.arange(steps) / 1.0)
+        request = Request(name, ClipProgram(clip, read_all), deadline)
         self.scheduler.add(request)
         return request
 
@@ -40,12 +44,11 @@ class Desk:
         assert batch is not None
         return batch
 
-    def deliver(self, batch: Batch, *, nan: str = "") -> list[Request]:
+    def deliver(self, batch: Batch, *, nan: str = "") -> dict[Request[Any], Exception]:
         outputs = []
         for work in batch.works:
             rows = np.arange(work.start + 1, work.stop + 1, dtype=np.float32)[:, None]
-            if not work.request.read_all:
-                rows = rows[-1:] if work.stop == work.request.steps else rows[:0]
+            rows = rows[work.request.program.reads(work)]
             outputs.append(np.full((1, 1), np.nan, np.float32) if work.request.id == nan else rows)
         return self.scheduler.deliver(batch, outputs)
 
@@ -59,10 +62,9 @@ class Desk:
         """Nothing is left, and every slot is free exactly once."""
         assert self.scheduler.schedule() is None
         assert (self.scheduler.running, self.scheduler.waiting) == (0, 0)
-        for number in range(self.slots + 1):
-            self.add(f"probe {number}", 1)
-        taken = [work.slot for work in self.schedule().works]
-        assert sorted(taken) == list(range(min(self.slots, self.step_budget)))
+        probes = [self.add(f"probe {number}", 1) for number in range(self.slots + 1)]
+        self.schedule()
+        assert sorted(slot for probe in probes for slot in probe.slots) == list(range(self.slots))
 
 
 @given(
@@ -77,7 +79,7 @@ def test_whatever_comes_every_step_runs_once_in_order_within_the_bounds(
     lengths: list[int], arrivals: list[int], gone: dict[int, int], slots: int, chunk_steps: int, extra_budget: int
 ) -> None:
     desk = Desk(slots, chunk_steps, chunk_steps + extra_budget)
-    requests: dict[int, Request] = {}
+    requests: dict[int, Request[Result]] = {}
     owner: dict[int, str] = {}
     done: Counter[str] = Counter()
     for turn in range(1000):
@@ -201,7 +203,9 @@ def test_delivery_to_a_request_that_was_cancelled_meanwhile(steps: int) -> None:
 def test_a_value_that_is_not_finite_fails_its_own_request_only() -> None:
     desk = Desk()
     bad, good = desk.add("bad", 4), desk.add("good", 4)
-    assert desk.deliver(desk.schedule(), nan="bad") == [bad]
+    (failed,) = desk.deliver(desk.schedule(), nan="bad").items()
+    assert failed[0] is bad
+    assert isinstance(failed[1], NotFinite)
     with pytest.raises(Internal, match="not finite"):
         bad.future.result(0)
     assert good.future.result(0)

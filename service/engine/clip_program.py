@@ -1,0 +1,63 @@
+"""A clip of /predict as a program: one row, steps in order, the head at the last of them or at every one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.request import NotFinite, Piece, Work
+from service.features.types import Clip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a clip's steps gave. outputs [reads, outputs] float32: the head at the last step, or at every step."""
+
+    outputs: NDArray[np.float32]
+    queue_s: float
+    inference_s: float
+
+
+class ClipProgram:
+    """Runs a clip of at least one step. read_all: evaluate the head at every step, not at the last one only."""
+
+    rows = 1
+
+    def __init__(self, clip: Clip, read_all: bool = False) -> None:
+        self.clip, self.read_all = clip, read_all
+        self._done = 0
+        self._outputs: list[NDArray[np.float32]] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether every step has run."""
+        return self._done == self.clip.steps
+
+    @property
+    def progress(self) -> str:
+        """Steps that have run."""
+        return f"{self._done} of {self.clip.steps} steps"
+
+    def pieces(self) -> Iterator[Piece]:
+        """The steps that are left."""
+        yield Piece(0, self._done, self.clip.steps, fresh=self._done == 0)
+
+    def reads(self, work: Work) -> range:
+        """Which of a work's steps the head is read at, counted from its first."""
+        if self.read_all:
+            return range(work.steps)
+        return range(work.steps - 1, work.steps) if work.stop == self.clip.steps else range(0)
+
+    def advance(self, work: Work, output: NDArray[np.float32]) -> None:
+        """Keep the head's outputs [reads, outputs] of a work. Raises NotFinite."""
+        if not np.isfinite(output).all():
+            raise NotFinite
+        self._outputs.append(output)
+        self._done = work.stop
+
+    def result(self, queue_s: float, inference_s: float) -> Result:
+        """The outputs of all steps."""
+        return Result(np.concatenate(self._outputs), queue_s, inference_s)

@@ -1,0 +1,134 @@
+"""A generation as a program: the prompt in chunks on one row, forked to one row a choice, then a token at a time.
+
+row 0          prompt[:-1], in chunks
+rows 0..n-1    prompt[-1], then each token that was drawn     (rows 1.. take over row 0's state first)
+rows n..2n-1   with guidance: the unconditional twin of each choice. It starts afresh, from bos, whenever a medium
+               opens, and reads what its choice reads until the medium closes
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from service.engine.choice import BytesOf, Choice
+from service.engine.generation import Generation, Listener
+from service.engine.grammar import Grammar
+from service.engine.params import SamplingParams
+from service.engine.request import NotFinite, Piece, Work
+from service.engine.sampling import Draw, Drawn
+from service.models.vocabulary import Vocabulary
+
+
+class GenerationProgram:
+    """Runs the answers to one prompt, of at least one token. `params` must have passed its check.
+
+    bytes_of   what a text id stands for, where stop strings are looked for
+    listener   is told of each token and of each answer's end
+    arrived_s  time.monotonic() seconds of the client's request; now, unless it is given
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        vocabulary: Vocabulary,
+        *,
+        bytes_of: BytesOf = lambda token: b"",
+        listener: Listener = lambda event: None,
+        deterministic: bool = False,
+        arrived_s: float | None = None,
+    ) -> None:
+        assert prompt, "a prompt has a token to begin from"
+        self.prompt, self.params, self.vocabulary = tuple(prompt), params, vocabulary
+        self.rows = rows_needed(params, vocabulary)
+        grammar, n, guided = Grammar(vocabulary, params.mode), params.n, self.rows > params.n
+        seen = set(filter(grammar.is_word, self.prompt)) if params.repetition_penalty != 1 else set()
+        self.choices = [
+            Choice(i, params, grammar, bytes_of, seen=seen, guided_by=n + i if guided else None) for i in range(n)
+        ]
+        self._listener, self._deterministic = listener, deterministic
+        self._arrived_s = time.monotonic() if arrived_s is None else arrived_s
+        self._first_token_s: float | None = None
+        self._prefilled = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all answers have ended."""
+        return all(choice.ended for choice in self.choices)
+
+    @property
+    def progress(self) -> str:
+        """Tokens of the prompt that have run, then those that were drawn."""
+        drawn = sum(len(choice.tokens) for choice in self.choices)
+        if drawn:
+            return f"{drawn} of at most {self.params.n * self.params.max_tokens} tokens"
+        return f"{self._prefilled} of {len(self.prompt)} tokens of the prompt"
+
+    def pieces(self) -> Iterator[Piece]:
+        """The prompt's rest, or the next step of every answer that goes on, beside its twin's."""
+        shared = len(self.prompt) - 1
+        if self._prefilled < shared:
+            yield Piece(0, self._prefilled, shared, fresh=self._prefilled == 0)
+            return
+        for choice in self.choices:
+            if choice.ended:
+                continue
+            start = shared + len(choice.tokens)
+            fork_of = 0 if choice.index and shared and not choice.tokens else None
+            yield Piece(choice.index, start, start + 1, fresh=start == 0, decode=True, fork_of=fork_of)
+            if choice.guided and choice.guided_by is not None:
+                start, stop = self._twin_steps(choice)
+                yield Piece(choice.guided_by, start, stop, fresh=start == 0, decode=True)
+
+    def tokens(self, work: Work) -> Sequence[int]:
+        """The ids that a work's row reads."""
+        if not work.decode:
+            return self.prompt[work.start : work.stop]
+        choice = self.choices[work.row % self.params.n]
+        latest = choice.tokens[-1] if choice.tokens else self.prompt[-1]
+        return [latest] if work.steps == 1 else [*self._bos, latest]
+
+    def draw(self, work: Work) -> Draw | None:
+        """What is drawn after a work, or None: nothing after prefill, and nothing for a twin."""
+        return self.choices[work.row].next_draw() if work.decode and work.row < self.params.n else None
+
+    def advance(self, work: Work, output: Drawn | None) -> None:
+        """Append what was drawn. An output of None where one was due raises NotFinite."""
+        if not work.decode:
+            self._prefilled = work.stop
+        elif work.row < self.params.n:
+            if output is None:
+                raise NotFinite
+            if self._first_token_s is None:
+                self._first_token_s = time.monotonic() - self._arrived_s
+            for event in self.choices[work.row].take(output):
+                self._listener(event)
+
+    def result(self, queue_s: float, inference_s: float) -> Generation:
+        """All answers."""
+        assert self._first_token_s is not None
+        return Generation(
+            choices=tuple(choice.result() for choice in self.choices),
+            prompt_tokens=Counter(self.vocabulary.modality(token) for token in self.prompt),
+            queue_s=queue_s,
+            first_token_s=self._first_token_s,
+            total_s=time.monotonic() - self._arrived_s,
+            deterministic=self._deterministic,
+        )
+
+    @property
+    def _bos(self) -> list[int]:
+        return [] if self.vocabulary.bos is None else [self.vocabulary.bos]
+
+    def _twin_steps(self, choice: Choice) -> tuple[int, int]:
+        """bos and the opening of the medium at first, then a code at a time."""
+        begun = len(self._bos) + 1
+        return (0, begun) if choice.state.codes == 0 else (begun + choice.state.codes - 1, begun + choice.state.codes)
+
+
+def rows_needed(params: SamplingParams, vocabulary: Vocabulary) -> int:
+    """Slots of a generation: one a choice, and one more for its twin where guidance can come to bear."""
+    guided = params.guidance_scale != 1 and Grammar(vocabulary, params.mode).opens
+    return params.n * (2 if guided else 1)

@@ -1,0 +1,102 @@
+"""The job of one generation: encode its prompt (workers), infer (engine), tell of tokens and count them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from service.codecs.prompt import PromptPart, encode_prompt
+from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
+from service.engine.generation_program import GenerationProgram, rows_needed
+from service.engine.params import SamplingParams
+from service.engine.request import Request
+from service.errors import InvalidInput
+from service.job import Job
+from service.served import GenerativeModel, media_limits
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+
+class Generating(Job[Generation]):
+    """One generation on its way. `sequences`: how many the engine will run for it."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: GenerativeModel,
+        params: SamplingParams,
+        deadline: float | None,
+        request_id: str,
+        listener: Listener | None,
+    ) -> None:
+        """Raises InvalidInput at the parameter that the model or the service cannot follow."""
+        super().__init__(runtime, deadline, request_id)
+        self.model, self.params, self.listener = model, params, listener
+        params.check(model.vocabulary)
+        if params.stop and model.codecs.text is None:
+            raise InvalidInput.at(("stop",), "this model has no text codec, so that its ids have no text to stop at")
+        self.sequences, slots = rows_needed(params, model.vocabulary), runtime.settings.slots
+        if self.sequences > slots:
+            each = "two slots, with guidance" if self.sequences > params.n else "one slot"
+            raise InvalidInput.at(("n",), f"{params.n} answers of {each} each; the service has {slots}")
+        self._arrived_s = time.monotonic()
+        self._latest_s: dict[int, float] = {}
+
+    def start(self, prompt: Sequence[PromptPart]) -> None:
+        """Start in the feature workers. Raises Overloaded."""
+        self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
+
+    def _encode(self, parts: Sequence[PromptPart]) -> list[int]:
+        begun, limits = time.monotonic(), media_limits(self.runtime.settings)
+        prompt = encode_prompt(parts, self.model.vocabulary, self.model.codecs, limits)
+        if len(prompt) + self.params.max_tokens > limits.max_steps:
+            fault = f"{self.params.max_tokens} after a prompt of {len(prompt)} tokens"
+            raise InvalidInput.at(("max_tokens",), f"{fault} is over the limit of {limits.max_steps} in all")
+        self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
+        return prompt
+
+    def _infer(self, prompt: Sequence[int]) -> None:
+        model, metrics = self.model, self.runtime.metrics
+        text = model.codecs.text
+        program = GenerationProgram(
+            prompt,
+            self.params,
+            model.vocabulary,
+            bytes_of=(lambda token: b"") if text is None else text.bytes_of,
+            listener=self._tell,
+            deterministic=model.deterministic,
+            arrived_s=self._arrived_s,
+        )
+        (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
+        for modality, count in Counter(map(model.vocabulary.modality, prompt)).items():
+            metrics.tokens_total.labels(model.name, modality, "input").inc(count)
+        self.answer.add_done_callback(lambda _: result.cancel())
+        result.add_done_callback(self._finish)
+
+    def _tell(self, event: TokenDrawn | ChoiceEnded) -> None:
+        """On the engine's thread."""
+        if isinstance(event, TokenDrawn):
+            self._count(event)
+        if self.listener is not None and not self.answer.cancelled():
+            self.listener(event)
+
+    def _count(self, drawn: TokenDrawn) -> None:
+        metrics, name, now = self.runtime.metrics, self.model.name, time.monotonic()
+        metrics.tokens_total.labels(name, self.model.vocabulary.modality(drawn.token), "output").inc()
+        if not self._latest_s:
+            metrics.time_to_first_token_seconds.labels(name).observe(now - self._arrived_s)
+        if drawn.choice in self._latest_s:
+            metrics.inter_token_duration_seconds.labels(name).observe(now - self._latest_s[drawn.choice])
+        self._latest_s[drawn.choice] = now
+
+    def _finish(self, result: Future[Generation]) -> None:
+        if result.cancelled():
+            return
+        if (error := result.exception()) is not None:
+            self.fail(error)
+        else:
+            self.succeed(result.result())

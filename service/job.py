@@ -1,0 +1,72 @@
+"""What the jobs of /predict and /generate share: a request on its way through the workers and then the engine."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from service.errors import DeadlineExceeded, Internal, ServiceError
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Job(Generic[R]):
+    """One request, moved along by the callbacks of its futures. `answer` is what the client waits for.
+
+    deadline in time.monotonic() seconds, or None.
+    """
+
+    def __init__(self, runtime: Runtime, deadline: float | None, request_id: str) -> None:
+        self.runtime, self.deadline, self.request_id = runtime, deadline, request_id
+        self.answer: Future[R] = Future()
+
+    def prepare(self, what: str, prepare: Callable[[], T], infer: Callable[[T], None]) -> None:
+        """Run `prepare` in a worker, then `infer` with what it gave; what either raises is the answer.
+
+        what  "its features were extracted", for whoever is late by then. Raises Overloaded where no worker has room.
+        """
+
+        def checked() -> T:
+            self._check_deadline(f"before {what}")
+            prepared = prepare()
+            self._check_deadline(f"while {what}")
+            return prepared
+
+        def done(prepared: Future[T]) -> None:
+            if self.answer.cancelled() or prepared.cancelled():
+                self.runtime.metrics.cancellations_total.labels("features").inc()
+                return
+            try:
+                infer(prepared.result())
+            except Exception as error:
+                self.fail(error)
+
+        preparing = self.runtime.workers.submit(checked)
+        self.answer.add_done_callback(lambda answer: answer.cancelled() and preparing.cancel())
+        preparing.add_done_callback(done)
+
+    def succeed(self, result: R) -> None:
+        """Answer, unless the client has gone."""
+        if self.answer.set_running_or_notify_cancel():
+            self.answer.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with an error; one that is not for clients is logged, and answered as internal."""
+        if not isinstance(error, ServiceError):
+            logger.error("request failed", exc_info=error, extra={"request_id": self.request_id})
+            error = Internal("the service failed on this request; it may be retried")
+        if not self.answer.done() and self.answer.set_running_or_notify_cancel():
+            self.answer.set_exception(error)
+
+    def _check_deadline(self, where: str) -> None:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            raise DeadlineExceeded(f"the deadline passed {where}")

@@ -1,0 +1,109 @@
+"""The job of one clip: extract its features (workers), infer, with the leave-one-out clips beside (engine), compose."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from service.engine.clip_program import ClipProgram, Result
+from service.engine.prediction import Prediction, PredictOptions, predict_from, without
+from service.engine.request import Request
+from service.errors import InvalidInput
+from service.features.types import Clip, Media, Steps
+from service.job import Job
+from service.served import ServedModel
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
+
+
+class Predicting(Job[Prediction]):
+    """One clip on its way. `sequences`: how many the engine will run for it."""
+
+    def __init__(
+        self, runtime: Runtime, model: ServedModel, options: PredictOptions, deadline: float | None, request_id: str
+    ) -> None:
+        super().__init__(runtime, deadline, request_id)
+        self.model, self.options = model, options
+        self.attributed = options.attribution and not model.config.model.dense
+        # Attribution runs the clip once more for each modality.
+        self.sequences = 1 + (len(model.config.model.modalities) if self.attributed else 0)
+        self.features_ms = 0.0
+
+    def start(self, media: Media, features: Mapping[str, Steps]) -> None:
+        """Start in the feature workers. Raises Overloaded."""
+        self.prepare("its features were extracted", lambda: self._extract(media, features), self._infer)
+
+    def _extract(self, media: Media, features: Mapping[str, Steps]) -> Clip:
+        begun = time.monotonic()
+        clip = self.model.extractor.extract(media, features)
+        if self.model.config.model.dense:
+            _check_complete(clip, list(self.model.config.model.modalities))
+        seconds = time.monotonic() - begun
+        self.features_ms = 1e3 * seconds
+        self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(seconds)
+        return clip
+
+    def _infer(self, clip: Clip) -> None:
+        requests = {"": self._request(clip, read_all=self.options.timeline)}
+        names = list(self.model.config.model.modalities)
+        if self.attributed:
+            for name in names:
+                rest = without(clip, names, name)
+                if rest is not None and clip.present[names.index(name)].any():
+                    requests[name] = self._request(rest)
+        results = self.runtime.engine.submit(self.model.lane.name, list(requests.values()))
+        for name, row in zip(names, clip.present, strict=True):
+            counter = self.runtime.metrics.steps_total.labels(self.model.name, name, "input")
+            counter.inc(int(row.sum()))
+        self.answer.add_done_callback(lambda _: [result.cancel() for result in results])
+        remaining = list(results)
+        # On the engine's thread, or here where a result came before it was asked for, or where a client cancels; and
+        # once more within itself, when the first failure cancels the rest.
+        one_at_a_time = threading.RLock()
+
+        def arrived(result: Future[Result]) -> None:
+            with one_at_a_time:
+                remaining.remove(result)
+                if result.cancelled() or self.answer.done():
+                    return
+                if (error := result.exception()) is not None:
+                    self.fail(error)
+                elif not remaining:
+                    self._compose(clip, dict(zip(requests, results, strict=True)))
+
+        for result in results:
+            result.add_done_callback(arrived)
+
+    def _request(self, clip: Clip, *, read_all: bool = False) -> Request[Result]:
+        return Request(self.request_id, ClipProgram(clip, read_all), self.deadline)
+
+    def _compose(self, clip: Clip, results: Mapping[str, Future[Result]]) -> None:
+        outputs = {name: result.result() for name, result in results.items()}
+        whole = outputs.pop("")
+        try:
+            prediction = predict_from(
+                self.model.config,
+                clip,
+                whole.outputs,
+                {name: result.outputs for name, result in outputs.items()},
+                timeline=self.options.timeline,
+                queue_ms=1e3 * whole.queue_s,
+                features_ms=self.features_ms,
+                inference_ms=1e3 * max(result.inference_s for result in (whole, *outputs.values())),
+            )
+        except Exception as error:
+            self.fail(error)
+            return
+        self.succeed(prediction)
+
+
+def _check_complete(clip: Clip, names: Sequence[str]) -> None:
+    """Raise InvalidInput where a modality has no input at some step, for models that need all of them."""
+    for name, present in zip(names, clip.present, strict=True):
+        if not present.all():
+            needs = f"this model needs {', '.join(names)} at every step"
+            raise InvalidInput.at(("features", name), f"{needs}; this has input at {present.sum()} of {clip.steps}")
