@@ -27,7 +27,9 @@ from service.features.extras import MissingExtra
 from service.features.types import Media, TextSegment
 from service.logs import configure_logging
 from service.metrics import Metrics
+from service.models.checkpoint import CheckpointConfig
 from service.models.convert import SOURCES, convert
+from service.models.expand import AddedMedium
 from service.runtime import Runtime
 from service.served import ServedModel
 from service.settings import Settings, SettingsError, load_settings
@@ -96,8 +98,22 @@ def _parser() -> argparse.ArgumentParser:
 
     converter = command("convert", _convert, "Make a checkpoint folder of another code's checkpoint.")
     converter.add_argument("--from", dest="source", required=True, choices=SOURCES, help="whose checkpoint it is")
-    converter.add_argument("file", metavar="FILE", type=Path)
-    converter.add_argument("out", metavar="OUT", type=Path)
+    converter.add_argument("path", metavar="PATH", type=Path, help="the file, or for hf-mamba the folder")
+    converter.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    converter.add_argument(
+        "--modalities",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="hf-mamba: 2 adds images and 3 speech too, with copies of all projections, to start training from",
+    )
+    for name, size, text in (
+        ("image-codes", 256, "how many codes images are made of"),
+        ("image-tokens", 49, "codes of an image"),
+        ("speech-codes", 256, "how many units speech is made of"),
+        ("speech-tokens", 64, "units of a clip at most"),
+    ):
+        converter.add_argument(f"--{name}", metavar="N", type=int, default=size, help=f"{text} ({size})")
     return parser
 
 
@@ -211,9 +227,15 @@ def _line(card: dict[str, Any]) -> str:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    media = {
+        "image": AddedMedium(arguments.image_codes, (arguments.image_tokens, arguments.image_tokens)),
+        "speech": AddedMedium(arguments.speech_codes, (1, arguments.speech_tokens)),
+    }
+    added = dict(list(media.items())[: arguments.modalities - 1])
     try:
-        config = convert(arguments.source, arguments.file, arguments.out)
+        config = convert(arguments.source, arguments.path, arguments.out, added)
     except (ValueError, OSError) as error:
         raise StartError(str(error)) from None
-    print(f"{arguments.out} reads {dict(config.model.modalities)}; serve it: serpentine serve --model {arguments.out}")
+    sizes = config.model.modalities if isinstance(config, CheckpointConfig) else config.vocabulary.sizes
+    print(f"{arguments.out} reads {dict(sizes)}; serve it: serpentine serve --model {arguments.out}")
     return 0

@@ -1,19 +1,26 @@
-"""Checkpoints of other code, made into ours: `serpentine convert --from SOURCE FILE OUT`."""
+"""Checkpoints of other code, made into ours: `serpentine convert --from SOURCE PATH OUT`."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from service.models.checkpoint import Calibration, CheckpointConfig, read_tensors, save_checkpoint, tensor_problems
+from service.codecs.text import TOKENIZER_FILE
+from service.models.checkpoint import Calibration, CheckpointConfig, save_checkpoint
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.expand import AddedMedium, expanded
+from service.models.files import read_tensors, tensor_problems
+from service.models.generative_checkpoint import GenerativeConfig, SamplingDefaults, save_generative
+from service.models.hugging_face import mamba_from_hugging_face
+from service.models.vocabulary import TEXT
 
-SOURCES = ("coupled-mamba-release",)
+COUPLED_MAMBA, HUGGING_FACE_MAMBA = SOURCES = ("coupled-mamba-release", "hf-mamba")
 
 # Our modality -> the names that the released code gives to it, and the index of its branch.
 RELEASE_NAMES = {"text": ("text", "text", 2), "audio": ("audio", "audio", 0), "video": ("vision", "visual", 1)}
@@ -21,15 +28,48 @@ RELEASE_NAMES = {"text": ("text", "text", 2), "audio": ("audio", "audio", 0), "v
 RELEASE_OTHERS = {"text": ("audio", "video"), "audio": ("video", "text"), "video": ("audio", "text")}
 
 
-def convert(source: str, path: Path, out: Path) -> CheckpointConfig:
+def convert(
+    source: str, path: Path, out: Path, media: Mapping[str, AddedMedium] | None = None
+) -> CheckpointConfig | GenerativeConfig:
     """Convert the checkpoint at `path` into the folder `out`.
 
     source "coupled-mamba-release": the authors' code of Coupled Mamba, either published layout (weights shared by the
     modalities, or one branch each), .safetensors or .pth (read with weights_only). Sizes come from the tensors.
+    source "hf-mamba": a folder of Hugging Face's MambaForCausalLM. With `media` the model has these modalities beside
+    text, its projections copied, to start training from.
     Raises ValueError that lists what is missing or wrong.
     """
     if source not in SOURCES:
         raise ValueError(f"unknown source {source!r}; known are {', '.join(SOURCES)}")
+    if source == HUGGING_FACE_MAMBA:
+        return _convert_hugging_face(path, out, media or {})
+    if media:
+        raise ValueError(f"modalities are added to {HUGGING_FACE_MAMBA}, not to {source}")
+    return _convert_coupled_mamba(path, out)
+
+
+def _convert_hugging_face(folder: Path, out: Path, media: Mapping[str, AddedMedium]) -> GenerativeConfig:
+    if out.resolve() == folder.resolve():
+        raise ValueError(f"{out} is the folder to convert; name another")
+    model, dtype = mamba_from_hugging_face(folder)
+    if media:
+        model = expanded(model, media)
+    tokenizer = folder / TOKENIZER_FILE
+    config = GenerativeConfig(
+        name=out.name,
+        version="1",
+        model=model.config,
+        vocabulary=model.vocabulary,
+        codecs={TEXT: {"file": TOKENIZER_FILE}} if tokenizer.exists() else {},
+        generation=SamplingDefaults.from_json({}, model.vocabulary.modalities),
+    )
+    save_generative(out, config, model, dtype)
+    if tokenizer.exists():
+        shutil.copyfile(tokenizer, out / TOKENIZER_FILE)
+    return config
+
+
+def _convert_coupled_mamba(path: Path, out: Path) -> CheckpointConfig:
     tensors = _read(path)
     model = coupled_mamba_from_release(tensors)
     config = CheckpointConfig(

@@ -59,10 +59,7 @@ def load_weights(folder: Path, model: nn.Module) -> torch.dtype:
     path = folder / WEIGHTS_FILE
     tensors = read_tensors(path)
     problems = tensor_problems(tensors, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
-    problems += [
-        f"{name} is {t.dtype}, expected one of {DTYPES}" for name, t in tensors.items() if t.dtype not in DTYPES
-    ]
-    problems += value_problems({name: tensor for name, tensor in tensors.items() if tensor.dtype in DTYPES})
+    problems += value_problems(tensors)
     if problems:
         raise ValueError(f"{path} does not match its config:\n  " + "\n  ".join(problems))
     # Copies: the tensors that were read lie in the mapped file, which somebody may write to while it is served.
@@ -101,14 +98,15 @@ def tensor_problems(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[
     return problems
 
 
-def value_problems(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Which are no floating-point numbers, or not finite, one line each."""
-    problems = [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if not tensor.is_floating_point()]
-    return problems + [
-        f"{name} has values that are not finite"
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
-    ]
+def value_problems(tensors: Mapping[str, Tensor], dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[str]:
+    """Which tensors are of another dtype, or have values that are not finite, one line each."""
+    problems = []
+    for name, tensor in tensors.items():
+        if tensor.dtype not in dtypes:
+            problems.append(f"{name} is {tensor.dtype}, expected one of {dtypes}")
+        elif not bool(tensor.isfinite().all()):
+            problems.append(f"{name} has values that are not finite")
+    return problems
 
 
 def json_object(name: str, value: Any) -> Mapping[str, Any]:

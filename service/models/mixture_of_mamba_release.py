@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.models.files import tensor_problems, value_problems
+from service.models.files import DTYPES, tensor_problems, value_problems
 from service.models.mixture_of_mamba_config import PROJECTIONS, MixtureOfMambaConfig
 
 MIXER = "mamba_model"
@@ -30,7 +30,7 @@ def blocks_from_release(
     if not config.dt_bias:  # the released code has the bias of an unsplit dt_proj, and never reads it
         for index in range(config.n_layers):
             given.pop(f"layers.{index}.{MIXER}.dt_proj.bias", None)
-    if problems := tensor_problems(given, expected) + value_problems(given):
+    if problems := tensor_problems(given, expected) + value_problems(given, (*DTYPES, torch.float64)):
         raise ValueError("not the blocks of a released Mixture-of-Mamba:\n  " + "\n  ".join(problems))
     dtype = functools.reduce(torch.promote_types, {tensor.dtype for tensor in given.values()}, torch.float32)
     wide = {name: tensor.to(dtype) for name, tensor in given.items()}
