@@ -41,9 +41,16 @@ def test_a_tone_is_loudest_in_the_band_around_it() -> None:
 
 
 def test_no_band_is_empty_and_each_sums_to_one() -> None:
-    for bands in (32, 80):
+    for bands in (32, 128):
         filters = mel_filters(MelSpec(n_mels=bands))
         torch.testing.assert_close(filters.sum(1), torch.ones(bands))
+
+
+def test_bands_reach_from_low_to_high() -> None:
+    spec = MelSpec(low_hz=300, high_hz=3500)
+    hz = torch.nonzero(mel_filters(spec).sum(0)).flatten() * spec.rate / spec.n_fft
+    assert 300 <= hz.min() < 300 + 40
+    assert 3500 - 40 < hz.max() <= 3500
 
 
 def test_silence_is_the_floor() -> None:
