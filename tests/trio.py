@@ -16,7 +16,8 @@ from service.codecs.image_network import ImageCodecConfig
 from service.codecs.speech import SpeechCodec, SpeechConfig, SpeechNetwork
 from service.models.generative_checkpoint import SamplingDefaults, save_generative
 from service.models.vocabulary import Medium, Vocabulary
-from tests.generative import generative_config, generative_model
+from tests.generative import generative_config
+from tests.generators import tiny_model
 from tests.tokenizer import TEXT_IDS, write_tokenizer
 
 GRID = 4
@@ -64,12 +65,21 @@ def build_trio(
     folder: Path, *, name: str = "trio", generation: dict[str, Any] | None = None, bare: bool = False
 ) -> Path:
     """Write a checkpoint into `folder` and return it. `generation` are its defaults; `bare`: it has no codecs."""
-    model = generative_model(vocabulary=TRIO)
+    model = tiny_model(TRIO)
     defaults = SamplingDefaults.from_json(generation or {}, TRIO.modalities)
     config = generative_config(model, name=name, codecs={} if bare else ENTRIES, generation=defaults)
     save_generative(folder, config, model, torch.float32)
     if not bare:
         write_codecs(folder)
+    return folder
+
+
+def build_words(folder: Path, *, name: str = "words") -> Path:
+    """Write a checkpoint of a model of text alone, which has no bos."""
+    vocabulary = Vocabulary({"text": TEXT_IDS + 1}, eos=TEXT_IDS)
+    model = tiny_model(vocabulary)
+    save_generative(folder, generative_config(model, name=name, codecs={"text": {}}), model, torch.float32)
+    write_tokenizer(folder / "tokenizer.json")
     return folder
 
 

@@ -10,6 +10,7 @@ from anyio import to_thread
 from fastapi import FastAPI
 
 from service.api.context import Edge, Gate
+from service.api.generate import generate_router
 from service.api.health import health_router
 from service.api.metrics import metrics_router
 from service.api.middleware import RequestMiddleware
@@ -35,12 +36,13 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
     app = FastAPI(
         title="Serpentine",
         version=version("serpentine"),
-        description="Sentiment of text, audio and video with multimodal state-space models.",
+        description="Multimodal state-space models: sentiment of text, audio and video; generation of text, images and "
+        "speech.",
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
     )
-    for make_router in (predict_router, models_router, health_router, metrics_router):
+    for make_router in (predict_router, generate_router, models_router, health_router, metrics_router):
         app.include_router(make_router(edge))
     install_problems(app, runtime.metrics)
     install_openapi(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,17 @@ def parse_json(body: bytes, what: str = "the body") -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"{what} is not readable JSON: {error.msg} at byte {error.pos}") from None
+
+
+def parse_base64(data: str, loc: tuple[str | int, ...], max_bytes: int | None = None) -> bytes:
+    """Strict base64: padded, no line breaks. Raises InvalidInput; TooLarge before more than max_bytes are decoded."""
+    size = len(data) * 3 // 4 - data[-2:].count("=")
+    if max_bytes is not None and size > max_bytes:
+        raise TooLarge.at(loc, f"the file has {size} bytes; at most {max_bytes} are allowed")
+    try:
+        return binascii.a2b_base64(data, strict_mode=True)
+    except ValueError as error:  # binascii.Error, and str with characters beyond ASCII
+        raise InvalidInput.at(loc, f"not base64: {str(error).lower()}") from None
 
 
 @dataclass(frozen=True)

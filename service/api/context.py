@@ -16,12 +16,15 @@ from starlette.types import Scope
 
 from service.errors import Draining, InvalidInput
 from service.runtime import Runtime
+from service.served import GenerativeModel, ServedModel
 
 T = TypeVar("T")
+M = TypeVar("M", ServedModel, GenerativeModel)
 
 SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
+_PREFIXES = {"/predict": "pred", "/generate": "gen"}
 
 
 @dataclass
@@ -48,10 +51,16 @@ class Edge:
     gate: Gate = field(default_factory=Gate)
     threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
 
+    def first(self, kind: type[M]) -> M | None:
+        """The first model of a kind that is served."""
+        return next((model for model in self.runtime.models.values() if isinstance(model, kind)), None)
+
     async def offload(self, size_bytes: int, function: Callable[..., T], *args: Any) -> T:
         """`function(*args)`, on a thread where its body is big, so that the event loop never waits for it."""
-        if size_bytes <= SMALL_BYTES:
-            return function(*args)
+        return function(*args) if size_bytes <= SMALL_BYTES else await self.apart(function, *args)
+
+    async def apart(self, function: Callable[..., T], *args: Any) -> T:
+        """`function(*args)` on a thread."""
         return await to_thread.run_sync(lambda: function(*args), limiter=self.threads)
 
 
@@ -79,7 +88,7 @@ class Caller:
 
 def make_id(path: str) -> str:
     """A new id for a request to `path`: a prefix by resource and 128 random bits in 26 base-32 characters."""
-    prefix = "pred" if path.startswith("/predict") else "req"
+    prefix = next((short for start, short in _PREFIXES.items() if path.startswith(start)), "req")
     return f"{prefix}_{base64.b32encode(secrets.token_bytes(16)).decode().rstrip('=').lower()}"
 
 

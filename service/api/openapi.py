@@ -12,9 +12,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from service.api import schemas
+from service.api import generate_schemas, schemas
 from service.api.problems import MEDIA_TYPE
-from service.served import ServedModel
+from service.api.sse import EVENT_STREAM
+from service.served import GenerativeModel, ServedModel
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -26,10 +27,22 @@ _COMPONENTS = (
     schemas.PredictBody,
     schemas.PredictForm,
     schemas.PredictionOut,
+    generate_schemas.GenerateBody,
+    generate_schemas.TextField,
+    generate_schemas.ImageField,
+    generate_schemas.AudioField,
+    generate_schemas.TokensField,
+    generate_schemas.GenerationOut,
     schemas.Problem,
     schemas.ModelCard,
     schemas.ModelList,
     schemas.Health,
+)
+_EVENTS = (
+    "With `stream`: events whose data is JSON with `type` and `sequence_number`: response.created; of each part "
+    "part.started {choice_index, index, part_type}, part.delta {choice_index, index, text | image_png | audio_wav} and "
+    "part.completed {choice_index, index, part}; and one of response.completed, response.incomplete, response.failed "
+    "{response}. Text deltas add up; of pictures, the latest counts."
 )
 _BINARY = {"type": "string", "format": "binary"}
 _REFUSALS = (400, 404, 413, 415, 422, 503, 504)
@@ -69,9 +82,23 @@ def examples(model: ServedModel) -> dict[str, dict[str, Any]]:
     return found
 
 
-def predict_docs(model: ServedModel) -> dict[str, Any]:
-    """OpenAPI of POST /predict."""
-    samples = {name: {"value": value} for name, value in examples(model).items()}
+def generate_examples(model: GenerativeModel) -> dict[str, dict[str, Any]]:
+    """Requests by name that `model` answers as they stand."""
+    media, words = model.vocabulary.media, model.codecs.text is not None
+    prompt: Any = "three plus four is" if words else [{"type": "tokens", "modality": "text", "ids": [1, 2, 3]}]
+    found = {"prompt": {"prompt": prompt, "max_tokens": 120, "seed": 7}}
+    for name, medium in media.items():
+        fewest = medium.codes[0]
+        item = {"type": "tokens", "modality": name, "ids": [0] * fewest}
+        found[f"only {name}"] = {"prompt": prompt, "mode": f"{name}-only", "max_tokens": medium.codes[1] + 2}
+        found[f"{name} codes in"] = {"prompt": [item], "mode": "text-only", "temperature": 0, "max_tokens": 8}
+    found["several"] = {"prompt": prompt, "mode": "text-only", "max_tokens": 8, "n": 2, "logprobs": 2, "tokens": True}
+    return found
+
+
+def predict_docs(model: ServedModel | None) -> dict[str, Any]:
+    """OpenAPI of POST /predict, with examples for `model`."""
+    samples = {} if model is None else _samples(examples(model))
     body = {"schema": _ref(schemas.PredictBody), "examples": samples}
     form: dict[str, Any] = {
         "schema": _ref(schemas.PredictForm),
@@ -95,12 +122,23 @@ def predict_docs(model: ServedModel) -> dict[str, Any]:
     )
 
 
-def batch_docs(model: ServedModel) -> dict[str, Any]:
-    """OpenAPI of POST /predict/batch."""
-    lines = "\n".join(orjson.dumps(value).decode() for value in examples(model).values())
-    content = {kind: {"schema": {"type": "string"}, "examples": {"lines": {"value": lines}}} for kind in JSON_LINES}
+def batch_docs(model: ServedModel | None) -> dict[str, Any]:
+    """OpenAPI of POST /predict/batch, with examples for `model`."""
+    lines = "\n".join(orjson.dumps(value).decode() for value in (examples(model) if model else {}).values())
+    samples = {"lines": {"value": lines}} if lines else {}
+    content = {kind: {"schema": {"type": "string"}, "examples": samples} for kind in JSON_LINES}
     answer = {kind: {"schema": {"type": "string"}} for kind in JSON_LINES}
     return _docs(answer, (413, 415, 422, 503, 504), content)
+
+
+def generate_docs(model: GenerativeModel | None) -> dict[str, Any]:
+    """OpenAPI of POST /generate, with examples for `model`."""
+    samples = {} if model is None else _samples(generate_examples(model))
+    answer = {
+        JSON: {"schema": _ref(generate_schemas.GenerationOut)},
+        EVENT_STREAM: {"schema": {"type": "string", "description": _EVENTS}},
+    }
+    return _docs(answer, _REFUSALS, {JSON: {"schema": _ref(generate_schemas.GenerateBody), "examples": samples}})
 
 
 def json_docs(answer: type[BaseModel], *refusals: int) -> dict[str, Any]:
@@ -141,6 +179,10 @@ def _docs(answer: dict[str, Any], refusals: tuple[int, ...], content: dict[str, 
     if content is not None:
         extra = {"parameters": _HEADERS, "requestBody": {"required": True, "content": content}}
     return {"responses": responses, "response_class": Response, "openapi_extra": extra}
+
+
+def _samples(values: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {name: {"value": value} for name, value in values.items()}
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

@@ -20,10 +20,11 @@ from service.api.openapi import FORM, JSON, JSON_LINES, SAFETENSORS, batch_docs,
 from service.api.predict_request import PredictRequest, from_form, from_json, from_safetensors
 from service.api.problems import count, problem, unexpected
 from service.api.schemas import prediction_body
-from service.api.waiting import field_deadline_ms, header_deadline_ms, result, unless_gone, until
+from service.api.waiting import deadline_of, header_deadline_ms, last_moment, result, unless_gone, until
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import DeadlineExceeded, InvalidInput, ServiceError, TooLarge
 from service.logs import request_id
+from service.served import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,17 @@ POINT_BYTES = 64  # of a timeline in JSON, about
 def predict_router(edge: Edge) -> APIRouter:
     """The routes of sentiment of whole clips."""
     router = APIRouter(dependencies=[Depends(no_query)], tags=["sentiment"])
-    model = edge.runtime.model(None)
+    model = edge.first(ServedModel)
 
     @router.post("/predict", **predict_docs(model))
     async def predict(request: Request) -> Response:
         """Sentiment of one clip of text, audio and video: any subset of them, as raw media or as features."""
         edge.gate.admit()
         caller = Caller.of(request)
-        budget_ms = header_deadline_ms(request, edge.runtime.settings)
-        call = await until(_last_moment(edge, caller, budget_ms), _read(edge, request))
-        deadline = _deadline(edge, caller.arrived, call, budget_ms)
+        settings = edge.runtime.settings
+        budget_ms = header_deadline_ms(request, settings)
+        call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
+        deadline = deadline_of(caller.arrived, budget_ms, call.options.deadline_ms, settings)
         answer = await unless_gone(request, _answer(edge, call, deadline, caller.id))
         return Response(answer, media_type=JSON)
 
@@ -55,27 +57,16 @@ def predict_router(edge: Edge) -> APIRouter:
         """
         edge.gate.admit()
         caller = Caller.of(request)
-        budget_ms = header_deadline_ms(request, edge.runtime.settings)
+        settings = edge.runtime.settings
+        budget_ms = header_deadline_ms(request, settings)
         kind = media_type(request, *JSON_LINES)
-        end = _last_moment(edge, caller, budget_ms)
-        body = await until(end, read_body(request, edge.runtime.settings.max_body_bytes))
-        lines = await edge.offload(len(body), _split, body, edge.runtime.settings.max_batch_lines)
+        end = last_moment(caller.arrived, budget_ms, settings)
+        body = await until(end, read_body(request, settings.max_body_bytes))
+        lines = await edge.offload(len(body), _split, body, settings.max_batch_lines)
         batch = _Batch(edge, caller, end if budget_ms else None)
         return StreamingResponse(batch.answers(lines), media_type=kind)
 
     return router
-
-
-def _last_moment(edge: Edge, caller: Caller, budget_ms: int | None) -> float:
-    """The latest second at which a request may be answered, as far as its header tells."""
-    return caller.arrived + (budget_ms or edge.runtime.settings.max_deadline_ms) / 1000
-
-
-def _deadline(edge: Edge, start: float, call: PredictRequest, budget_ms: int | None) -> float:
-    """The smaller of the header's and the field's deadline, or the default one, from `start`."""
-    settings = edge.runtime.settings
-    given = [ms for ms in (budget_ms, field_deadline_ms(call.options.deadline_ms, settings)) if ms is not None]
-    return start + min(given, default=settings.default_deadline_ms) / 1000
 
 
 async def _read(edge: Edge, request: Request) -> PredictRequest:
@@ -142,7 +133,7 @@ class _Batch:
         start = time.monotonic()
         try:
             call = await self.edge.offload(len(line), from_json, line)
-            deadline = _deadline(self.edge, start, call, None)
+            deadline = deadline_of(start, None, call.options.deadline_ms, self.edge.runtime.settings)
             answer = await _answer(self.edge, call, min(deadline, self.end or deadline), call_id)
         except Exception as error:
             if not isinstance(error, ServiceError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
-from service.api.bodies import parse_json, parse_safetensors
+from service.api.bodies import parse_base64, parse_json, parse_safetensors
 from service.api.forms import parse_form
 from service.api.problems import invalid
 from service.api.schemas import MediaFields, Options, PredictBody
@@ -107,16 +106,9 @@ def _media(fields: MediaFields | None) -> Media:
     segments = fields.text
     return Media(
         None if segments is None else tuple(TextSegment(segment.text, segment.t) for segment in segments),
-        None if fields.audio is None else _bytes(fields.audio.data, "audio"),
-        None if fields.video is None else _bytes(fields.video.data, "video"),
+        None if fields.audio is None else parse_base64(fields.audio.data, ("media", "audio", "data")),
+        None if fields.video is None else parse_base64(fields.video.data, ("media", "video", "data")),
     )
-
-
-def _bytes(data: str, name: str) -> bytes:
-    try:
-        return binascii.a2b_base64(data, strict_mode=True)
-    except ValueError as error:  # binascii.Error, and str with characters beyond ASCII
-        raise InvalidInput.at(("media", name, "data"), f"not base64: {str(error).lower()}") from None
 
 
 def _faults(error: ValidationError) -> list[ErrorDetails]:

@@ -21,18 +21,18 @@ FAIR_DEADLINE_MS = 1000
 DEADLINE_NOTE = "Any positive number is taken; the schema begins where a 504 would surprise, for who draws from it."
 
 
-class _Strict(BaseModel):
-    """Booleans are no numbers, numbers no booleans or strings, and what is unknown is an error."""
+class Strict(BaseModel):
+    """Of requests: booleans are no numbers, numbers no booleans or strings, and what is unknown is an error."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Options(_Strict):
-    """What may be asked beside the input. null is the same as absent."""
+class Call(Strict):
+    """What every route of inference may be asked. null is the same as absent."""
 
-    model: str | None = Field(default=None, max_length=256, description="Which model; the first served where absent.")
-    timeline: bool = Field(default=False, description="Also the running sentiment at each step.")
-    attribution: bool = Field(default=False, description="Also each modality's contribution, by leaving it out.")
+    model: str | None = Field(
+        default=None, max_length=256, description="Which model; where absent, the first served that can."
+    )
     deadline_ms: int | None = Field(
         default=None,
         ge=1,
@@ -41,7 +41,14 @@ class Options(_Strict):
     )
 
 
-class Features(_Strict):
+class Options(Call):
+    """What may be asked beside the input."""
+
+    timeline: bool = Field(default=False, description="Also the running sentiment at each step.")
+    attribution: bool = Field(default=False, description="Also each modality's contribution, by leaving it out.")
+
+
+class Features(Strict):
     """Feature steps by modality: each [steps][dim], of the model's dims (GET /models)."""
 
     text: Rows | None = None
@@ -49,7 +56,7 @@ class Features(_Strict):
     video: Rows | None = None
 
 
-class Timestamps(_Strict):
+class Timestamps(Strict):
     """Seconds from the clip's start of each feature step; without them steps run at the recipe's rate from 0."""
 
     text: Times | None = None
@@ -57,14 +64,14 @@ class Timestamps(_Strict):
     video: Times | None = None
 
 
-class Segment(_Strict):
+class Segment(Strict):
     """A piece of transcript and when it was said."""
 
     t: float = Field(ge=0, allow_inf_nan=False, description="Seconds from the clip's start.")
     text: str
 
 
-class Blob(_Strict):
+class Blob(Strict):
     """A file's bytes."""
 
     data: str = Field(description="Base64 with padding, no line breaks.", json_schema_extra={"format": "byte"})
@@ -88,7 +95,7 @@ _TEXT = {
 }
 
 
-class MediaFields(_Strict):
+class MediaFields(Strict):
     """Raw input by modality."""
 
     text: Annotated[
@@ -106,7 +113,7 @@ class PredictBody(Options):
     media: MediaFields | None = None
 
 
-class PredictForm(_Strict):
+class PredictForm(Strict):
     """One clip as a form; at least one of text, audio and video."""
 
     text: str | None = None
@@ -200,9 +207,10 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models; `default` answers where a request names none."""
+    """All models; `defaults` tells by task which of them answers where a request names none."""
 
-    default: str
+    default: str = Field(description="The first of all.")
+    defaults: dict[str, str]
     models: list[ModelCard]
 
 

@@ -32,6 +32,17 @@ def field_deadline_ms(value: int | None, settings: Settings) -> int | None:
     return None if value is None else _allowed(value, ("deadline_ms",), settings)
 
 
+def last_moment(arrived: float, budget_ms: int | None, settings: Settings) -> float:
+    """The latest second at which a request may be answered, as far as its header tells."""
+    return arrived + (budget_ms or settings.max_deadline_ms) / 1000
+
+
+def deadline_of(start: float, budget_ms: int | None, field_ms: int | None, settings: Settings) -> float:
+    """The smaller of the header's and the field's deadline, or the default one, from `start`. Raises InvalidInput."""
+    given = [ms for ms in (budget_ms, field_deadline_ms(field_ms, settings)) if ms is not None]
+    return start + min(given, default=settings.default_deadline_ms) / 1000
+
+
 def _allowed(value: int, loc: tuple[str, ...], settings: Settings) -> int:
     if value > settings.max_deadline_ms:
         raise InvalidInput.at(loc, f"{value} ms is over the limit of {settings.max_deadline_ms} ms")

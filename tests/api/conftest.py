@@ -14,11 +14,18 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.doubles import Held
+from tests.trio import build_trio
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def trio_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generative checkpoint named "trio": text, images and speech."""
+    return build_trio(tmp_path_factory.mktemp("checkpoints") / "trio")
 
 
 @pytest.fixture

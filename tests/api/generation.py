@@ -1,0 +1,51 @@
+"""What the tests of /generate share: a service over generative models, reading an answer's media, idleness."""
+
+from __future__ import annotations
+
+import base64
+import io
+import wave
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from service.metrics import Metrics
+from service.runtime import Runtime
+from service.settings import Settings
+
+PROMPT = "three plus four is"
+MIXED = 7  # at temperature 1, a seed whose answer has text, an image and speech
+
+
+@contextmanager
+def running(*models: Path, **limits: Any) -> Generator[Runtime, None, None]:
+    """A runtime over checkpoints, closed at the end."""
+    values = {"slots": 8, "threads": 1, "max_body_bytes": 2**24} | limits
+    runtime = Runtime.start(Settings(models=models, **values), Metrics())
+    try:
+        yield runtime
+    finally:
+        runtime.close(0)
+
+
+def used_slots(runtime: Runtime, model: str = "trio") -> float | None:
+    """Of the gauge `state_slots`."""
+    return runtime.metrics.registry.get_sample_value("serpentine_state_slots", {"model": model, "state": "used"})
+
+
+def picture_size(part: dict[str, Any]) -> tuple[int, int]:
+    """Of an image part, which must be a whole PNG."""
+    assert part["mime_type"] == "image/png"
+    with Image.open(io.BytesIO(base64.b64decode(part["data"])), formats=["PNG"]) as picture:
+        picture.load()
+        return picture.size
+
+
+def sound_seconds(part: dict[str, Any]) -> float:
+    """Of an audio part, which must be a WAV file."""
+    assert part["mime_type"] == "audio/wav"
+    with wave.open(io.BytesIO(base64.b64decode(part["data"]))) as sound:
+        return sound.getnframes() / sound.getframerate()

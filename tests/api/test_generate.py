@@ -1,0 +1,274 @@
+"""POST /generate as a whole: what it answers, how it is drawn, and who is told what when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.api.app import create_app
+from service.api.generate_schemas import GenerationOut
+from service.engine.generation import Generation
+from service.errors import Overloaded
+from service.runtime import Runtime
+from tests.api.bodies import JSON
+from tests.api.doubles import Connection, eventually
+from tests.api.generation import MIXED, PROMPT, picture_size, running, sound_seconds, used_slots
+from tests.trio import TRIO, build_trio, build_words, png, wav
+
+pytestmark = pytest.mark.anyio
+
+Generate = Callable[..., Any]
+LONG = 1  # a seed whose text is long
+
+
+@pytest.fixture(scope="module")
+def folders(tiny_checkpoint: Path, trio_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """A model of sentiment; trio; trio without codecs; a model of text alone; trio with defaults of its own."""
+    root = tmp_path_factory.mktemp("generate")
+    generation = {"temperature": {"text": 0, "image": 1, "speech": 1}, "guidance_scale": 2.0}
+    return [
+        tiny_checkpoint,
+        trio_checkpoint,
+        build_trio(root / "bare", name="bare", bare=True),
+        build_words(root / "words"),
+        build_trio(root / "guided", name="guided", generation=generation),
+    ]
+
+
+@pytest.fixture(scope="module")
+def runtime(folders: list[Path]) -> Generator[Runtime, None, None]:
+    with running(*folders) as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def app(runtime: Runtime) -> FastAPI:
+    return create_app(runtime)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient, None]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        yield client
+
+
+@pytest.fixture
+def generate(client: httpx.AsyncClient) -> Generate:
+    """Sends a request -> the JSON of its answer."""
+
+    async def send(prompt: Any = PROMPT, **fields: Any) -> Any:
+        response = await client.post("/generate", json={"prompt": prompt, "max_tokens": 60, "seed": MIXED} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return send
+
+
+def count(body: Any) -> int:
+    total: int = sum(body["usage"]["completion_tokens"].values())
+    return total
+
+
+async def test_answers_with_what_the_contract_names(client: httpx.AsyncClient) -> None:
+    response = await client.post("/generate", json={"prompt": PROMPT, "max_tokens": 60, "seed": MIXED})
+    assert response.status_code == 200
+    body = response.json()
+    GenerationOut.model_validate(body)
+    assert set(body) == {"id", "model", "choices", "seed", "deterministic", "usage", "timing_ms"}
+    assert body["id"].startswith("gen_")
+    assert response.headers["x-request-id"] == body["id"]
+    assert (body["model"], body["seed"]) == ("trio", MIXED)
+    (choice,) = body["choices"]
+    assert set(choice) == {"index", "finish_reason", "content"}
+    assert [part["type"] for part in choice["content"]] == ["text", "image", "text", "audio", "text"]
+    assert picture_size(choice["content"][1]) == (16, 16)
+    units = body["usage"]["completion_tokens"]["speech"]
+    assert sound_seconds(choice["content"][3]) == pytest.approx(units * 0.04)
+    assert body["usage"]["completion_tokens"]["image"] == 16
+    assert count(body) == 60
+    assert (choice["finish_reason"], body["usage"]["cached_tokens"]) == ("length", 0)
+    assert body["usage"]["prompt_tokens"].keys() == {"text"}
+    times = body["timing_ms"]
+    assert 0 <= times["queue"] <= times["first_token"] <= times["total"]
+
+
+async def test_a_seed_gives_the_same_answer_again_and_is_told_where_none_came(generate: Generate) -> None:
+    one, two = await generate(seed=None), await generate(seed=None)
+    assert one["seed"] != two["seed"]
+    again = await generate(seed=one["seed"])
+    assert again["choices"] == one["choices"]
+
+
+async def test_the_prompt_is_a_string_or_parts_in_their_order(generate: Generate) -> None:
+    text = {"type": "text", "text": PROMPT}
+    picture = {"type": "image", "data": base64.b64encode(png()).decode()}
+    sound = {"type": "audio", "data": base64.b64encode(wav()).decode()}
+    codes = {"type": "tokens", "modality": "image", "ids": [0] * 16}
+    whole = await generate()
+    parts = await generate([text])
+    assert parts["choices"] == whole["choices"]
+    forth, back = await generate([picture, text, sound, codes]), await generate([sound, text, picture, codes])
+    assert forth["usage"]["prompt_tokens"] == back["usage"]["prompt_tokens"]
+    assert forth["usage"]["prompt_tokens"]["image"] == 32
+    assert forth["usage"]["prompt_tokens"]["speech"] >= 1
+    assert forth["choices"] != back["choices"]
+
+
+async def test_raw_ids_and_log_probabilities(generate: Generate) -> None:
+    body = await generate(tokens=True, logprobs=3)
+    (choice,) = body["choices"]
+    assert len(choice["tokens"]) == count(body)
+    assert [drawn["token"] for drawn in choice["logprobs"]] == choice["tokens"]
+    for drawn in choice["logprobs"]:
+        assert drawn["modality"] == TRIO.modality(drawn["token"])
+        word = drawn["modality"] == "text" and drawn["token"] not in TRIO.sentinels
+        assert (drawn["text"] is not None) == word
+        assert drawn["logprob"] <= 0
+        assert len(drawn["top"]) <= 3
+        assert [alternative["logprob"] for alternative in drawn["top"]] == sorted(
+            (alternative["logprob"] for alternative in drawn["top"]), reverse=True
+        )
+    none = (await generate(logprobs=0))["choices"][0]["logprobs"]
+    assert {len(drawn["top"]) for drawn in none} == {0}
+
+
+async def test_answers_of_one_request_differ_unless_nothing_is_drawn(generate: Generate) -> None:
+    drawn = (await generate(n=4, max_tokens=12))["choices"]
+    assert [choice["index"] for choice in drawn] == [0, 1, 2, 3]
+    assert len({json.dumps(choice["content"]) for choice in drawn}) == 4
+    greedy = (await generate(n=3, max_tokens=12, temperature=0))["choices"]
+    assert greedy[0]["content"] == greedy[1]["content"] == greedy[2]["content"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kinds"), [("text-only", {"text"}), ("image-only", {"image"}), ("speech-only", {"audio"})]
+)
+async def test_the_mode_says_what_comes(generate: Generate, mode: str, kinds: set[str]) -> None:
+    for seed in range(5):
+        content = (await generate(mode=mode, seed=seed))["choices"][0]["content"]
+        assert {part["type"] for part in content} == kinds
+
+
+async def test_without_codecs_the_ids_are_the_content_and_can_be_sent_back(generate: Generate) -> None:
+    prompt = [{"type": "tokens", "modality": "text", "ids": [5, 6]}]
+    body = await generate(prompt, model="bare", tokens=True)
+    content = body["choices"][0]["content"]
+    assert {part["type"] for part in content} == {"tokens"}
+    assert len({part["modality"] for part in content}) > 1
+    again = await generate(content, model="bare", max_tokens=1, mode="text-only")
+    sentinels = 2 * sum(part["modality"] != "text" for part in content)
+    assert sum(again["usage"]["prompt_tokens"].values()) == 1 + sentinels + sum(len(part["ids"]) for part in content)
+
+
+async def test_a_stop_string_ends_the_answer_and_is_not_in_it(generate: Generate) -> None:
+    (whole,) = (await generate(mode="text-only", seed=LONG))["choices"]
+    text = whole["content"][0]["text"]
+    stop = next(character for character in text[3:] if character.isascii())
+    (choice,) = (await generate(mode="text-only", seed=LONG, stop=[stop, "never"]))["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["content"][0]["text"] == text[: text.index(stop)]
+
+
+async def test_what_is_not_said_is_as_the_checkpoint_has_it(generate: Generate) -> None:
+    unlike = [await generate(model="guided", mode="text-only", seed=seed) for seed in (1, 2)]
+    assert unlike[0]["choices"] == unlike[1]["choices"]  # its text is greedy
+    drawn = [await generate(model="guided", mode="text-only", seed=seed, temperature={"text": 1}) for seed in (1, 2)]
+    assert drawn[0]["choices"] != drawn[1]["choices"]
+    picture = {"model": "guided", "mode": "image-only", "logprobs": 0}
+    guided = await generate(**picture)
+    assert guided["choices"] == (await generate(**picture, guidance_scale=2))["choices"]
+    assert guided["choices"] != (await generate(**picture, guidance_scale=1))["choices"]
+
+
+async def test_values_by_modality_hold_for_theirs(generate: Generate) -> None:
+    top_k = {"image": 1, "speech": 1}
+    pictures = [await generate(mode="image-only", seed=seed, top_k=top_k) for seed in (1, 2)]
+    assert [body["choices"][0]["content"][0] for body in pictures][0] == pictures[1]["choices"][0]["content"][0]
+    one = [await generate(mode="image-only", seed=seed, top_k={"text": 1}) for seed in (1, 2)]
+    assert one[0]["choices"] != one[1]["choices"]
+    assert (await generate(top_k=10**9))["choices"] == (await generate())["choices"]
+
+
+async def test_models_are_named_or_the_first_that_can(generate: Generate, client: httpx.AsyncClient) -> None:
+    assert (await generate(model="words"))["model"] == "words"
+    answer = await client.post("/generate", json={"prompt": PROMPT, "model": "none"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    answer = await client.post("/generate", json={"prompt": PROMPT, "model": "tiny"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["model"]
+    assert "trio, bare, words, guided" in answer.json()["detail"]
+    answer = await client.post("/predict", json={"features": {"audio": [[1, 2, 3, 4, 5]]}, "model": "trio"})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["model"]
+    assert "tiny" in answer.json()["detail"]
+
+
+async def test_together_each_gets_what_it_gets_alone(generate: Generate) -> None:
+    modes = ("interleaved", "text-only", "image-only", "speech-only")
+    asked = [{"mode": modes[seed % 4], "seed": seed, "temperature": 0} for seed in range(24)]
+    alone = [await generate(**fields) for fields in asked]
+    together = await asyncio.gather(*(generate(**fields) for fields in asked))
+    assert [body["choices"] for body in together] == [body["choices"] for body in alone]
+
+
+async def test_a_client_that_leaves_frees_its_slots(app: FastAPI, runtime: Runtime) -> None:
+    content = json.dumps({"prompt": PROMPT, "max_tokens": 4000, "mode": "text-only", "stop": [], "n": 2}).encode()
+    connection = Connection(app, "/generate", content=content, headers=JSON)
+    await eventually(lambda: used_slots(runtime) == 2)
+    await connection.cut()
+    await eventually(lambda: used_slots(runtime) == 0)
+    assert connection.messages == [] or connection.messages[0]["status"] == 499
+
+
+async def test_the_deadline_is_a_504(client: httpx.AsyncClient, runtime: Runtime) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 4000, "mode": "image-only", "n": 8}
+    for fields, headers in (({"deadline_ms": 80}, {}), ({}, {"X-Deadline-Ms": "80"})):
+        began = time.monotonic()
+        response = await client.post("/generate", json=body | fields, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
+        assert time.monotonic() - began < 5
+    await eventually(lambda: used_slots(runtime) == 0)
+
+
+async def test_a_refusal_of_the_runtime_is_answered_as_such(
+    client: httpx.AsyncClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **keywords: Any) -> Future[Generation]:
+        raise Overloaded("full", retry_after_s=3)
+
+    monkeypatch.setattr(runtime, "generate", full)
+    for stream in (False, True):
+        response = await client.post("/generate", json={"prompt": PROMPT, "stream": stream})
+        assert (response.status_code, response.headers["retry-after"]) == (503, "3")
+        assert response.json()["code"] == "overloaded"
+
+
+async def test_a_fault_of_ours_is_a_500_and_the_next_request_works(
+    client: httpx.AsyncClient, generate: Generate, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = runtime.model("trio", "generation").codecs
+    with monkeypatch.context() as patch:
+        patch.setattr(codecs.image, "png", lambda *arguments: 1 / 0)
+        response = await client.post("/generate", json={"prompt": PROMPT, "mode": "image-only"})
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert (await generate(mode="image-only"))["choices"][0]["content"][0]["type"] == "image"
+
+
+async def test_the_models_are_told_with_their_tasks(client: httpx.AsyncClient) -> None:
+    body = (await client.get("/models")).json()
+    assert body["defaults"] == {"sentiment": "tiny", "generation": "trio"}
+    card = (await client.get("/models/trio")).json()
+    assert (card["task"], card["architecture"]) == ("generation", "mixture-of-mamba")
+    assert card["vocabulary"]["sizes"] == {"text": 286, "image": 7, "speech": 5}
+    assert card["generation"]["guidance_scale"] == 1
+    assert card["modes"] == ["text-only", "image-only", "speech-only", "interleaved"]
