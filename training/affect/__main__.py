@@ -28,7 +28,6 @@ from training.affect.final import (
     scale_of,
     size_bytes,
     write_checkpoint,
-    write_json,
 )
 from training.affect.floor import ridge_on_text
 from training.affect.jobs import plan, run_jobs, set_up_log
@@ -36,6 +35,7 @@ from training.affect.prepare import prepare_acted, prepare_adapter, prepare_text
 from training.affect.recipe import SHIPPED, Recipe, affect_small, for_folder
 from training.affect.study import Corpora
 from training.affect.summary import calibration_of, summarise
+from training.results import write_json
 
 log = logging.getLogger("training.affect")
 

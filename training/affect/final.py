@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
@@ -120,22 +119,6 @@ def install_adapter(adapter: Path, out: Path) -> None:
 def size_bytes(out: Path) -> int:
     """Bytes of the checkpoint's weights and adapter."""
     return sum(path.stat().st_size for path in out.glob("*.safetensors"))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A small result, committed with the recipe."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(value), indent=1) + "\n", "utf-8")
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 5)
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(v) for v in value]
-    return value
 
 
 def scale_of(clips: Sequence[LabelledClip]) -> tuple[float, float]:
