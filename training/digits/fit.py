@@ -32,7 +32,8 @@ VALIDATE_EVERY = 200
 class FitSettings:
     """documents: a batch, on average; steps in all, of which `warmup` rise and the last `decay` fall to zero.
 
-    stop: end after so many steps, with the rate still up; None runs them all.
+    stop: end after so many steps, with the rate still up; None runs them all
+    compiled: with the scan in C++, which needs a compiler
     """
 
     steps: int = 5600
@@ -44,6 +45,7 @@ class FitSettings:
     clip: float = 1.0
     seed: int = 0
     stop: int | None = None
+    compiled: bool = True
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step `step`, from 0."""
@@ -67,7 +69,8 @@ def fit(
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     folder.mkdir(parents=True, exist_ok=True)
-    model.blocks.compile_scan()
+    if settings.compiled:
+        model.blocks.compile_scan()
     optimizer = _optimizer(model, settings)
     begin, spent = _resume(folder, model, optimizer)
     vocab = model.vocabulary
