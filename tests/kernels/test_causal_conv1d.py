@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -54,6 +56,42 @@ def test_packed_is_alone_and_training_is_serving(case: Case) -> None:
         alone = {"offsets": torch.tensor([0, len(rows)]), "present": case.present[:, rows]}
         y = causal_conv1d(case.x[:, rows], case.weight, case.bias, **alone)  # no state: as in training
         torch.testing.assert_close(y, packed[:, rows], rtol=0, atol=1e-12)
+
+
+@given(case=cases(chains=(1,), complete=True))
+def test_a_lone_chains_slot_used_again_starts_afresh(case: Case) -> None:
+    state = _pool(case)
+    step, rows = _step(case, state), torch.arange(sum(case.lengths))
+    fresh = torch.ones(len(case.lengths), dtype=torch.bool)
+    first = step(rows, case.offsets, fresh)
+    torch.testing.assert_close(step(rows, case.offsets, fresh), first, rtol=0, atol=0)
+    stale = step(rows, case.offsets, ~fresh)
+    k = case.weight.shape[1]
+    for i, part in enumerate(rows.split(case.lengths)):
+        if len(part) >= k - 1:  # the window is this sequence's own end: it goes on as if its input came twice
+            twice = case.x[:, torch.cat([part, part])]
+            y = causal_conv1d(twice, case.weight, case.bias, offsets=torch.tensor([0, 2 * len(part)]))
+            torch.testing.assert_close(stale[:, part], y[:, len(part) :], rtol=0, atol=1e-12, msg=f"sequence {i}")
+
+
+@given(case=cases(chains=(1, 3)))
+def test_gradients_are_those_of_the_sum_of_taps(case: Case) -> None:
+    x, weight, bias = (torch.nan_to_num(t).requires_grad_() for t in (case.x, case.weight, case.bias))
+    y = causal_conv1d(x, weight, bias, offsets=case.offsets, present=case.present)
+    seed = torch.cos(torch.arange(y.numel(), dtype=y.dtype)).view_as(y)
+    ours = torch.autograd.grad((y * seed).sum(), (x, weight, bias))
+    k, expected = weight.shape[1], [torch.zeros_like(tensor) for tensor in (x, weight, bias)]
+    begins = case.offsets.tolist()
+    for m, (begin, end) in itertools.product(range(x.shape[0]), itertools.pairwise(begins)):
+        here = [t for t in range(begin, end) if case.present[m, t]]
+        for place, t in enumerate(here):
+            expected[2][m] += seed[m, t]
+            for j in range(k):
+                if (source := place - (k - 1 - j)) >= 0:
+                    expected[0][m, here[source]] += seed[m, t] * weight.detach()[m, j]
+                    expected[1][m, j] += seed[m, t] * x.detach()[m, here[source]]
+    for name, one, other in zip(("x", "weight", "bias"), ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_absent_presence_means_all_present() -> None:

@@ -50,6 +50,20 @@ def test_any_chunking_is_one_pass(dtype: torch.dtype, tolerance: float, case: Ca
     torch.testing.assert_close(cut, whole, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
+@given(case=lone_chains)
+def test_a_slot_used_again_starts_afresh_where_told_and_goes_on_where_not(case: Case) -> None:
+    state = _pool(case)
+    step, rows = _step(case, state), torch.arange(sum(case.lengths))
+    fresh, stale = torch.ones(len(case.lengths), dtype=torch.bool), torch.zeros(len(case.lengths), dtype=torch.bool)
+    first = step(rows, case.offsets, fresh)
+    ends = state[case.slots].clone()
+    torch.testing.assert_close(step(rows, case.offsets, fresh), first, rtol=0, atol=0)
+    decay = torch.stack([case.dt[0, part].sum(0) for part in rows.split(case.lengths)])  # [b, d]
+    step(rows, case.offsets, stale)
+    gone_on = torch.exp(decay[:, None] * case.A[0]) * ends + ends  # linear: the state decays, the same input is added
+    torch.testing.assert_close(state[case.slots], gone_on, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
