@@ -75,4 +75,5 @@ def test_masks_hide_a_few_bands_and_frames() -> None:
     mel = torch.zeros(16, speech_classifier.SPEC.n_mels, speech_classifier.FRAMES)
     hidden = masked(mel, np.random.default_rng(0)) != 0
     assert 0 < hidden.float().mean() < 0.3
-    assert len({int(one.sum()) for one in hidden}) > 4
+    assert hidden.all(1).any()
+    assert hidden.all(2).any()
