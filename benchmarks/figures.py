@@ -46,6 +46,7 @@ class Figure:
     floor           seconds below which the machine cannot do the work, and what binds there; None: none is stated
     floor_fraction  floor / ours: 1 is the machine's limit
     disagreement    largest difference between the answers of the two, checked before timing; None: not comparable
+    unit            what the seconds are those of one of, for a table with how many a second; None: of the whole work
     """
 
     work: str
@@ -62,6 +63,7 @@ class Figure:
     peer_cpu: float | None
     rounds: int
     disagreement: float | None
+    unit: str | None = None
 
     @classmethod
     def of(
@@ -74,6 +76,7 @@ class Figure:
         floor: Floor | None = None,
         disagreement: float | None = None,
         cpu: bool = True,
+        unit: str | None = None,
     ) -> Figure:
         """The comparison of two timings of the same rounds."""
         return cls(
@@ -91,6 +94,7 @@ class Figure:
             peer_cpu=peer.cpu if cpu else None,
             rounds=len(ours.seconds),
             disagreement=disagreement,
+            unit=unit,
         )
 
     def line(self) -> str:
@@ -110,7 +114,7 @@ def table(figures: Sequence[Figure]) -> str:
                 _milliseconds(f.peer, f.peer_iqr, f.peer_cpu),
                 f"{f.ratio:.2f}" + (f" ({f.peer_cpu / f.ours_cpu:.2f})" if f.ours_cpu and f.peer_cpu else ""),
                 "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} {f.floor_bound}",
-                f.peer_name,
+                f.peer_name if f.unit is None else f"{f.peer_name}: {_rate(f.ours)} and {_rate(f.peer)} {f.unit}s/s",
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -120,6 +124,10 @@ def table(figures: Sequence[Figure]) -> str:
 def _milliseconds(median: float, iqr: float, cpu: float | None) -> str:
     shown = [f"{1e3 * s:.{0 if s >= 0.1 else 1 if s >= 0.01 else 2}f}" for s in (median, iqr, cpu or 0.0)]
     return f"{shown[0]} ± {shown[1]}" + (f" ({shown[2]})" if cpu else "")
+
+
+def _rate(seconds: float) -> str:
+    return f"{1 / seconds:,.{0 if seconds < 0.01 else 1}f}"
 
 
 def machine(rates: Rates, command: str) -> dict[str, Any]:

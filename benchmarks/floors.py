@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import torch
 
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.mixture_of_mamba_config import MixtureOfMambaConfig
 
 FLOAT_BYTES = 4
+CACHE_BYTES = 64 * 2**20  # what is larger must come from memory again at every pass; the rate is measured on as much
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,10 @@ class Floor:
 
     seconds: float
     bound: str
+
+    def per(self, count: int) -> Floor:
+        """Of one, where the work does `count` of them."""
+        return Floor(self.seconds / count, self.bound)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Needs:
 
 def measure_rates(budget_s: float = 4.0) -> Rates:
     """Measure this machine on one thread: the best of many short tries, since a floor is what an idle core could do."""
-    large = torch.ones(64 * 2**20 // FLOAT_BYTES)  # well beyond the cache of one core
+    large = torch.ones(CACHE_BYTES // FLOAT_BYTES)  # well beyond the cache of one core
     values, out = torch.linspace(-8.0, 0.0, 2**14), torch.empty(2**14)  # both inside it
     a, b = torch.rand(512, 512), torch.rand(512, 512)
     share = budget_s / 3
@@ -88,6 +94,23 @@ def coupled_mamba_needs(c: CoupledMambaConfig, clips: int, steps: int, weights: 
         read_bytes=FLOAT_BYTES * (weights + rows * sum(c.modalities.values()) + clips * state),
         exponentials=rows * m * c.n_layers * c.d_inner * (c.d_state + 3),
         flops=2 * rows * maps,
+    )
+
+
+def mixture_of_mamba_needs(
+    c: MixtureOfMambaConfig, ids: int, sequences: int, steps: int, reads: int, weights: int
+) -> Needs:
+    """Of `sequences` that read `steps` tokens each in one batch, with the head over `ids` at the last `reads` of them.
+
+    Bytes: the weights once, or with every read where they are more than a cache holds. Exponentials: N decays a channel
+    and token, and three for the two SiLU and the softplus. Flops: the maps and the head.
+    """
+    rows, passes = sequences * steps, reads if FLOAT_BYTES * weights > CACHE_BYTES else 1
+    layer = c.d_inner * (3 * c.d_model + 2 * c.dt_rank + 2 * c.d_state + c.d_conv)
+    return Needs(
+        read_bytes=FLOAT_BYTES * weights * passes,
+        exponentials=rows * c.n_layers * c.d_inner * (c.d_state + 3),
+        flops=2 * (rows * c.n_layers * layer + sequences * reads * c.d_model * ids),
     )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from benchmarks.figures import Bench, Figure
-from benchmarks.works import predict_engine, predict_http, scan_training
+from benchmarks.works import generate, predict_engine, predict_http, scan_training
 
 WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
     {
+        "generate": generate.run,
         "predict_engine": predict_engine.run,
         "predict_http": predict_http.run,
         "scan_training": scan_training.run,

@@ -7,9 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
-from benchmarks.floors import Needs, Rates, coupled_mamba_needs, measure_rates
+from benchmarks.floors import Needs, Rates, coupled_mamba_needs, measure_rates, mixture_of_mamba_needs
 from benchmarks.works.predict_engine import COUPLED, RELEASED
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.mixture_of_mamba import MixtureOfMamba
+from service.models.mixture_of_mamba_config import MixtureOfMambaConfig
+from service.models.vocabulary import Vocabulary
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,21 @@ def test_flops_are_those_of_the_maps(config: CoupledMambaConfig, model: type[tor
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         rival(inputs)
     assert coupled_mamba_needs(config, 2, 10, 0).flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_flops_of_tokens_are_those_of_the_maps_and_the_head() -> None:
+    vocabulary = Vocabulary({"text": 50})
+    model = MixtureOfMamba(MixtureOfMambaConfig(d_model=96, n_layers=2, split=()), vocabulary)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(torch.zeros(20, dtype=torch.int64), torch.tensor([0, 10, 20]))
+    needs = mixture_of_mamba_needs(model.config, 50, 2, 10, 10, 0)
+    assert needs.flops == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_weights_beyond_the_cache_come_with_every_token() -> None:
+    config = MixtureOfMambaConfig(d_model=96, n_layers=2, split=())
+    kept, fetched = (mixture_of_mamba_needs(config, 50, 8, 16 + 31, 32, n).read_bytes for n in (10**6, 10**8))
+    assert (kept, fetched) == (4 * 10**6, 32 * 4 * 10**8)
 
 
 def test_rates_are_measured() -> None:

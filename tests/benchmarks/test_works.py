@@ -12,7 +12,8 @@ from benchmarks import peers
 from benchmarks.figures import Bench, Figure, load, machine, save, table
 from benchmarks.floors import Floor, Rates
 from benchmarks.timing import Timing
-from benchmarks.works import predict_engine, scan_training
+from benchmarks.works import generate, predict_engine, scan_training
+from service.models.convert import convert
 
 BENCH = Bench(Rates(1e10, 1e9, 1e11), budget_s=0.0)
 FIGURE = Figure.of(
@@ -33,6 +34,9 @@ def _no_compiler() -> None:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_engine, "STEPS", 5)
     monkeypatch.setattr(predict_engine, "COUNTS", (1, 2))
+    tiny = {"hidden_size": 16, "num_hidden_layers": 2, "vocab_size": 40, "state_size": 4}
+    for name, value in {"MODELS": {"tiny": tiny}, "ANSWERS": (1, 2), "NEW": 3, "PROMPTS": (5,)}.items():
+        monkeypatch.setattr(generate, name, value)
     monkeypatch.setattr(scan_training, "CLIPS", 2)
     monkeypatch.setattr(scan_training, "STEPS", 5)
     monkeypatch.setattr(scan_training, "compile_time_loop", _no_compiler)  # it would take a minute to build
@@ -49,6 +53,31 @@ def test_scan_training_times_every_rival(capsys: pytest.CaptureFixture[str]) -> 
     names = [(figure.work, figure.peer_name) for figure in scan_training.run(BENCH)]
     assert len(names) == len(set(names)) == 5
     assert "no compiler" in capsys.readouterr().err
+
+
+def test_generate_times_answers_side_by_side_and_first_tokens() -> None:
+    figures = list(generate.run(BENCH))
+    assert [figure.work for figure in figures[::2]] == [
+        "generate/tiny/1 at once",
+        "generate/tiny/2 at once",
+        "generate/tiny/first after 5",
+    ]
+    assert {figure.peer_name for figure in figures} == {"transformers, generate", "transformers, bare loop"}
+    assert [figure.unit for figure in figures] == ["token"] * 4 + [None] * 2
+    assert all(0 < figure.floor_fraction < 1 and figure.disagreement < 1e-4 for figure in figures)
+    assert "tokens/s" in table(figures[:1])
+
+
+def test_generate_refuses_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert_badly(source: str, path: Path, out: Path) -> None:
+        convert(source, path, out)
+        values = json.loads((out / "config.json").read_text())
+        values["model"]["eps"] = 0.3
+        (out / "config.json").write_text(json.dumps(values))
+
+    monkeypatch.setattr(generate, "convert", convert_badly)
+    with pytest.raises(RuntimeError, match="nothing to compare"):
+        list(generate.run(BENCH))
 
 
 @pytest.mark.parametrize(("work", "name"), [(predict_engine, "selective_scan"), (scan_training, "coupled_scan")])
@@ -83,4 +112,4 @@ def test_unknown_works_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         command.main(["predict_engin"])
     assert exit_.value.code == 2
-    assert "known are predict_engine" in capsys.readouterr().err
+    assert "known are generate, predict_engine" in capsys.readouterr().err
