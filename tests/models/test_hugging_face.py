@@ -13,11 +13,14 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
+from service.codecs.prompt import TokensPart
 from service.codecs.text import TextCodec
+from service.engine.params import SamplingParams
 from service.models.convert import convert
 from service.models.expand import AddedMedium, expanded
 from service.models.generative_checkpoint import GenerativeCheckpoint, load_generative
 from service.models.vocabulary import Medium, Vocabulary
+from service.runtime import Runtime
 from tests.generative import generative_model
 from tests.models.hugging_face import VOCABULARY, logits_of, random_mamba, save_mamba
 from tests.models.tokens import greedy, stepwise
@@ -66,6 +69,30 @@ def test_greedy_generation_is_that_of_transformers_token_by_token(folder: Path) 
     expected = answer[0, 9:].tolist()
     assert len(set(expected)) > 8
     assert greedy(ours, TOKENS[:9], 48) == expected
+
+
+def test_the_engine_answers_as_transformers_generates(folder: Path, start_runtime: Callable[..., Runtime]) -> None:
+    theirs = random_mamba()
+    runtime = start_runtime(_converted(folder).folder)
+    model = runtime.model(None, "generation")
+    params = SamplingParams(
+        temperature={"text": 0.0}, top_p={"text": 1.0}, top_k={"text": 0}, seed=0, mode="text-only", max_tokens=40
+    )
+    prompts = [TOKENS[:9], TOKENS[3:4], TOKENS[5:30]]
+    answers = [
+        runtime.generate(model, [TokensPart("text", prompt)], params, deadline=None, request_id=f"gen_{i}")
+        for i, prompt in enumerate(prompts)
+    ]
+    ended = set()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = torch.tensor([prompt])
+        expected = theirs.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0
+        )
+        (choice,) = answer.result(60).choices
+        assert list(choice.tokens) == expected[0, len(prompt) :].tolist()
+        ended.add(choice.finish_reason)
+    assert ended == {"stop", "length"}  # eos came in some
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
