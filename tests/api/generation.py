@@ -12,12 +12,14 @@ from typing import Any
 
 from PIL import Image
 
+from service.api.generate_request import checked, sampling_of
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 
 PROMPT = "three plus four is"
-MIXED = 7  # at temperature 1, a seed whose answer has text, an image and speech
+MOST = 60  # tokens of an answer
+KINDS = {"text", "image", "speech"}
 
 
 @contextmanager
@@ -29,6 +31,18 @@ def running(*models: Path, **limits: Any) -> Generator[Runtime, None, None]:
         yield runtime
     finally:
         runtime.close(0)
+
+
+def mixed_seed(runtime: Runtime) -> int:
+    """A seed whose answer to PROMPT has text, an image and speech."""
+    model = runtime.model("trio", "generation")
+    for seed in range(100):
+        call = checked({"prompt": PROMPT, "max_tokens": MOST, "seed": seed}, 0)
+        params = sampling_of(call.body, model.config, MOST)
+        future = runtime.generate(model, call.parts, params, deadline=None, request_id="seed")
+        if {model.vocabulary.modality(token) for token in future.result(60).choices[0].tokens} == KINDS:
+            return seed
+    raise AssertionError("no seed below 100 draws all modalities")
 
 
 def used_slots(runtime: Runtime, model: str = "trio") -> float | None:
