@@ -1,0 +1,106 @@
+"""An engine over the tiny generative model: what it ran, what it told, what it leaves."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from service.engine.engine import Engine, Lane, Limits
+from service.engine.generation import ChoiceEnded, Generation, TokenDrawn
+from service.engine.generation_program import GenerationProgram
+from service.engine.params import SamplingParams
+from service.engine.request import Batch, Request
+from service.engine.runner import TokenRunner
+from service.metrics import Metrics
+from service.models.base import RecurrentModel, TokenChunk
+from service.models.mixture_of_mamba import MixtureOfMamba
+from service.models.vocabulary import Vocabulary
+from tests.generators import byte_of, params
+
+
+class Generations:
+    """One lane with its slots full of NaN, whose batches are kept."""
+
+    def __init__(
+        self,
+        model: RecurrentModel[TokenChunk],
+        vocabulary: Vocabulary,
+        *,
+        slots: int = 6,
+        chunk_steps: int = 5,
+        step_budget: int = 17,
+    ) -> None:
+        self.vocabulary, self.metrics = vocabulary, Metrics()
+        self.runner = TokenRunner(model, slots)
+        for tensor in self.runner.state.values():  # what lies in the slots is not to matter
+            tensor.fill_(torch.nan)
+        self.batches: list[Batch] = []
+        run = self.runner.run
+
+        def kept(batch: Batch) -> Sequence[Any]:
+            self.batches.append(batch)
+            return run(batch)
+
+        self.runner.run = kept  # type: ignore[method-assign]
+        lane = Lane("tiny", self.runner, Limits(slots, chunk_steps, step_budget), self.metrics)
+        self.engine = Engine([lane], threads=1)
+        self.engine.start()
+
+    def submit(
+        self, prompt: Sequence[int], asked: SamplingParams, *, deadline: float | None = None, **given: Any
+    ) -> Future[Generation]:
+        asked.check(self.vocabulary)
+        program = GenerationProgram(prompt, asked, self.vocabulary, bytes_of=byte_of, **given)
+        (future,) = self.engine.submit("tiny", [Request("test", program, deadline)])
+        return future
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"serpentine_{name}", labels)
+
+    def used(self) -> float | None:
+        return self.value("state_slots", model="tiny", state="used")
+
+    def assert_idle(self) -> None:
+        """Nothing runs or waits; asked on the engine's own thread, after all that was submitted before."""
+        self.submit([1], params(self.vocabulary, max_tokens=1)).result(60)
+        self.engine.stop()
+        assert self.used() == 0
+        assert self.value("requests_running", model="tiny") == 0
+        assert self.value("requests_waiting", model="tiny") == 0
+
+
+class Listening:
+    """Keeps what it is told, by choice, and says when there have been so many tokens of one."""
+
+    def __init__(self, until: int = 1) -> None:
+        self.told: dict[int, list[TokenDrawn | ChoiceEnded]] = {}
+        self.reached = threading.Event()
+        self._until = until
+
+    def __call__(self, event: TokenDrawn | ChoiceEnded) -> None:
+        self.told.setdefault(event.choice, []).append(event)
+        if len(self.told[event.choice]) >= self._until:
+            self.reached.set()
+
+    def tokens(self, choice: int = 0) -> tuple[int, ...]:
+        return tuple(event.token for event in self.told[choice] if isinstance(event, TokenDrawn))
+
+
+class HookedTokens:
+    """A model that calls back before and after it runs."""
+
+    def __init__(self, model: MixtureOfMamba, *, before: Any = None, after: Any = None) -> None:
+        self.model, self.before, self.after = model, before, after
+
+    def state_tensors(self) -> Any:
+        return self.model.state_tensors()
+
+    def run(self, chunk: TokenChunk, state: Any) -> torch.Tensor:
+        if self.before is not None:
+            self.before(chunk)
+        logits = self.model.run(chunk, state)
+        return logits if self.after is None else self.after(chunk, logits)
