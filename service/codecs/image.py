@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from service.codecs.image_network import Decoder, Encoder, ImageCodecConfig
 from service.codecs.pictures import MAX_PIXELS, read_picture
 from service.codecs.vector_quantizer import Codebook
-from service.models.checkpoint import DTYPES, read_tensors, tensor_problems
+from service.models.files import read_tensors, tensor_problems, value_problems
 
 CONFIG_FILE = "image_codec.json"
 WEIGHTS_FILE = "image_codec.safetensors"
@@ -50,11 +50,7 @@ class ImageCodec(nn.Module):
         codec = cls(config).eval().requires_grad_(False)
         tensors = read_tensors(folder / WEIGHTS_FILE)
         problems = tensor_problems(tensors, {name: tuple(t.shape) for name, t in codec.state_dict().items()})
-        for name, tensor in tensors.items():
-            if tensor.dtype not in DTYPES:
-                problems.append(f"{name} is {tensor.dtype}, expected one of {DTYPES}")
-            elif not bool(tensor.isfinite().all()):
-                problems.append(f"{name} has values that are not finite")
+        problems += value_problems(tensors)
         if problems:
             raise ValueError(f"{folder / WEIGHTS_FILE} does not match its config:\n  " + "\n  ".join(problems))
         codec.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

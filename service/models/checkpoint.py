@@ -17,32 +17,14 @@ from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.files import (
     CARD_ENTRIES,
-    CONFIG_FILE,
-    DTYPES,
     FORMAT,
-    WEIGHTS_FILE,
     check_entries,
     json_number,
     json_object,
     load_weights,
     read_config,
-    read_tensors,
     save_files,
-    tensor_problems,
 )
-
-__all__ = [
-    "CONFIG_FILE",
-    "DTYPES",
-    "WEIGHTS_FILE",
-    "Calibration",
-    "Checkpoint",
-    "CheckpointConfig",
-    "load_checkpoint",
-    "read_tensors",
-    "save_checkpoint",
-    "tensor_problems",
-]
 
 ARCHITECTURE = "coupled-mamba"
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.models.checkpoint import read_tensors, tensor_problems
+from service.models.files import read_tensors, tensor_problems
 from training.digits.image_codec import augment
 
 WEIGHTS_FILE = "image_classifier.safetensors"
