@@ -101,10 +101,12 @@ class GenerativeModel:
         values = config.to_json()
         card = {
             "modes": list(modes_of(config.vocabulary)),
-            **{entry: values[entry] for entry in ("vocabulary", "codecs", "generation")},
+            **{entry: values[entry] for entry in ("vocabulary", "generation")},
+            "codecs": codecs.card(),
             **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
             **config.card,
         }
+        card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
         deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
         return cls(config.name, config, codecs, lane, _weight_bytes(checkpoint.model), deterministic, card)

@@ -47,6 +47,24 @@ class Codecs:
         codecs.check(vocabulary)
         return codecs
 
+    def card(self) -> dict[str, Any]:
+        """What a model's card says of them, by modality."""
+        card: dict[str, Any] = {}
+        if self.text is not None:
+            card[TEXT] = {"kind": "byte-level BPE", "ids": self.text.size}
+        if self.image is not None:
+            image = self.image.config
+            card[IMAGE] = {"size": image.size, "channels": image.channels, "grid": image.grid, "codes": image.codes}
+        if self.speech is not None:
+            speech = self.speech.config
+            card[SPEECH] = {
+                "rate": speech.mel.rate,
+                "codes": speech.codebook,
+                "unit_seconds": speech.unit_samples / speech.mel.rate,
+                "max_seconds": speech.max_seconds,
+            }
+        return card
+
     def check(self, vocabulary: Vocabulary) -> None:
         """Raise ValueError where a codec and the ids of its modality disagree."""
         sizes, media = vocabulary.sizes, vocabulary.media

@@ -283,4 +283,11 @@ async def test_the_models_are_told_with_their_tasks(client: httpx.AsyncClient) -
     assert (card["task"], card["architecture"]) == ("generation", "mixture-of-mamba")
     assert card["vocabulary"]["sizes"] == {"text": 286, "image": 7, "speech": 5}
     assert card["generation"]["guidance_scale"] == 1
+    assert card["codecs"] == {
+        "text": {"kind": "byte-level BPE", "ids": 280},
+        "image": {"size": [16, 16], "channels": 1, "grid": [4, 4], "codes": 7},
+        "speech": {"rate": 8000, "codes": 5, "unit_seconds": 0.04, "max_seconds": 0.24},
+    }
+    assert card["limits"]["tokens"] == 4096
+    assert (await client.get("/models/bare")).json()["codecs"] == {}
     assert card["modes"] == ["text-only", "image-only", "speech-only", "interleaved"]
