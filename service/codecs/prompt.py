@@ -49,7 +49,9 @@ PromptPart = TextPart | ImagePart | AudioPart | TokensPart
 def encode_prompt(
     parts: Sequence[PromptPart], vocabulary: Vocabulary, codecs: Codecs, limits: MediaLimits
 ) -> list[int]:
-    """bos, where there is one, and the parts: text as it is encoded, an image or a clip between its sentinels.
+    """bos, the parts, and the sentinel before an answer, where there are such sentinels.
+
+    Text is as it is encoded, an image or a clip between its sentinels.
 
     Sizes are checked before what they are the sizes of is decoded. Raises InvalidInput and TooLarge at
     ("prompt", number of the part, field).
@@ -63,6 +65,8 @@ def encode_prompt(
     for index, part in enumerate(parts):
         ids += encoder.encode(part, ("prompt", index))
         _check_length(len(ids), limits)
+    if vocabulary.answer is not None:
+        ids.append(vocabulary.answer)
     if not ids:
         raise InvalidInput.at(("prompt",), "it is empty, and this model has no token to begin from; send some text")
     return ids
@@ -127,11 +131,13 @@ class _Encoder:
                 wanted = f"{fewest}" if fewest == most else f"{fewest} to {most}"
                 raise InvalidInput.at(field, f"one {part.modality} is {wanted} ids; {len(part.ids)} came")
             return self._item(part.modality, part.ids)
-        borders = {border for medium in media.values() for border in (medium.open, medium.close)}
+        borders = {border for medium in media.values() for border in (medium.open, medium.close)} | {
+            self.vocabulary.answer
+        }
         for place, i in enumerate(part.ids):
             if i in borders:
                 message = (
-                    f"{i} opens or closes a medium; send each medium as a part, which is put between its sentinels"
+                    f"{i} is a sentinel; send each medium as a part of its own, which is put between its sentinels"
                 )
                 raise InvalidInput.at((*field, place), message)
         return list(part.ids)

@@ -36,6 +36,25 @@ def padding_index(offsets: Tensor) -> tuple[Tensor, Tensor]:
     return sequence, step
 
 
+def to_time_major(packed: Tensor, offsets: Tensor) -> Tensor:
+    """Packed rows [t, ...] -> [longest, b, ...], zeros after a sequence's end. Differentiable."""
+    count, rows = offsets.shape[0] - 1, packed.shape[0]
+    lengths = offsets[1:] - offsets[:-1]
+    longest = int(lengths.max()) if count else 0
+    if rows == count * longest:  # all of one length: no row is moved by index
+        return packed.view(count, longest, *packed.shape[1:]).transpose(0, 1)
+    sequence, step = padding_index(offsets)
+    return packed.new_zeros(longest, count, *packed.shape[1:]).index_put((step, sequence), packed)
+
+
+def from_time_major(padded: Tensor, offsets: Tensor) -> Tensor:
+    """The inverse of `to_time_major`: [longest, b, ...] -> [t, ...]."""
+    if int(offsets[-1]) == padded.shape[0] * padded.shape[1]:
+        return padded.transpose(0, 1).flatten(0, 1)
+    sequence, step = padding_index(offsets)
+    return padded[step, sequence]
+
+
 def check_shapes(op: str, **expected: tuple[Tensor, tuple[int, ...]]) -> None:
     """Raise ValueError naming the first argument whose shape disagrees with what the contract expects."""
     for name, (tensor, shape) in expected.items():

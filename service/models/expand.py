@@ -10,7 +10,7 @@ from torch import Tensor
 
 from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.mixture_of_mamba_config import PROJECTIONS
-from service.models.vocabulary import TEXT, Medium, Vocabulary
+from service.models.vocabulary import TEXT, Medium
 
 DEVIATION = 0.02  # of the rows that are new
 
@@ -35,11 +35,10 @@ def expanded(model: MixtureOfMamba, media: Mapping[str, AddedMedium], seed: int 
         raise ValueError(f"a dense model of text is expected, got {old.modalities} with {model.config.split} split")
     text = old.sizes[TEXT]
     borders = {name: (text + 2 * place, text + 2 * place + 1) for place, name in enumerate(media)}
-    vocabulary = Vocabulary(
-        {TEXT: text + 2 * len(media), **{name: medium.ids for name, medium in media.items()}},
-        old.bos,
-        old.eos,
-        {name: Medium(*borders[name], medium.codes) for name, medium in media.items()},
+    vocabulary = replace(
+        old,
+        sizes={TEXT: text + 2 * len(media), **{name: medium.ids for name, medium in media.items()}},
+        media={name: Medium(*borders[name], medium.codes) for name, medium in media.items()},
     )
     generator = torch.Generator().manual_seed(seed)
 

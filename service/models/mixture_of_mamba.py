@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from service.kernels.causal_conv1d import causal_conv1d
+from service.kernels.causal_conv1d.parallel import causal_conv1d_parallel
 from service.kernels.coupled_scan.compiled import CompiledLoop, compile_time_loop
 from service.kernels.routed_linear import routed_linear
 from service.kernels.selective_scan import selective_scan
@@ -151,10 +152,13 @@ class MixtureOfMambaBlocks(nn.Module):
             layer = cast(_Layer, module)
             normed = F.rms_norm(e, e.shape[-1:], layer.norm, c.eps)
             u, z = routed_linear(normed, layer.in_proj, None, route).chunk(2, dim=1)
-            window = None if state is None else state["conv"][:, index]
-            weight, bias = layer.conv_weight[None], layer.conv_bias[None]
             kept: dict[str, Any] = {"offsets": offsets, "slots": slots, "fresh": fresh}
-            x = F.silu(causal_conv1d(u[None], weight, bias, state=window, **kept)[0])
+            if state is None:
+                conv = causal_conv1d_parallel(u, layer.conv_weight, layer.conv_bias, offsets=offsets)
+            else:
+                weight, bias = layer.conv_weight[None], layer.conv_bias[None]
+                conv = causal_conv1d(u[None], weight, bias, state=state["conv"][:, index], **kept)[0]
+            x = F.silu(conv)
             dt, B, C = self._selected(layer, x, route)
             A = -torch.exp(layer.A_log)
             if state is None:

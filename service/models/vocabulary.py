@@ -35,12 +35,14 @@ class Vocabulary:
     bos    id that begins every sequence, or None
     eos    id that ends an answer, or None
     media  {modality: Medium} of the modalities other than text
+    answer id that ends every prompt, for models taught where their answer begins, or None
     """
 
     sizes: Mapping[str, int]
     bos: int | None = None
     eos: int | None = None
     media: Mapping[str, Medium] = field(default_factory=dict)
+    answer: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.sizes, Mapping) or not isinstance(self.media, Mapping):
@@ -52,11 +54,16 @@ class Vocabulary:
         if list(self.media) != list(self.sizes)[1:]:
             raise ValueError(f"vocabulary.media: one entry for each of {list(self.sizes)[1:]}, got {list(self.media)}")
         borders = [i for m in self.media.values() for i in (m.open, m.close)]
-        given = [i for i in (self.bos, self.eos) if i is not None] + borders
+        others = [i for i in (self.bos, self.eos, self.answer) if i is not None]
+        given = others + borders
         if any(type(i) is not int or not 0 <= i < self.sizes[TEXT] for i in given):
             raise ValueError(f"vocabulary: sentinels are ids of the text, 0 to {self.sizes[TEXT] - 1}, got {given}")
-        if len(set(borders)) < len(borders) or set(borders) & {self.bos, self.eos}:
-            raise ValueError(f"vocabulary: the sentinels of media must differ from all others, got {given}")
+        if (
+            len(set(borders)) < len(borders)
+            or set(borders) & set(others)
+            or self.answer in {self.bos, self.eos} - {None}
+        ):
+            raise ValueError(f"vocabulary: sentinels must differ (bos and eos may be one), got {given}")
         for name, medium in self.media.items():
             if len(medium.codes) != 2 or not all(map(_is_size, medium.codes)) or medium.codes[0] > medium.codes[1]:
                 raise ValueError(f"vocabulary.media.{name}.codes: (fewest, most) from 1, got {medium.codes}")
@@ -73,10 +80,10 @@ class Vocabulary:
 
     @property
     def sentinels(self) -> frozenset[int]:
-        """The ids that are no text: bos, and those that open and close media; eos where a model has one."""
+        """The ids that are no text: bos, eos and answer where there are such, and those that open and close media."""
         return frozenset(
             i
-            for i in (self.bos, self.eos, *(i for m in self.media.values() for i in (m.open, m.close)))
+            for i in (self.bos, self.eos, self.answer, *(i for m in self.media.values() for i in (m.open, m.close)))
             if i is not None
         )
 
@@ -103,19 +110,19 @@ class Vocabulary:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Vocabulary:
         """Parse the `vocabulary` object of a config.json. Raises ValueError."""
-        known = {"sizes", "bos", "eos", "media"}
+        known = {"sizes", "bos", "eos", "media", "answer"}
         if unknown := sorted(set(values) - known):
             raise ValueError(f"vocabulary: unknown entries {unknown}; known are {sorted(known)}")
         media = values.get("media", {})
         if "sizes" not in values or not isinstance(media, Mapping):
             raise ValueError(f"vocabulary: an object with sizes, and media an object, got {dict(values)}")
         parsed = {name: _medium(f"vocabulary.media.{name}", entry) for name, entry in media.items()}
-        return cls(values["sizes"], values.get("bos"), values.get("eos"), parsed)
+        return cls(values["sizes"], values.get("bos"), values.get("eos"), parsed, values.get("answer"))
 
     def to_json(self) -> dict[str, Any]:
         """The object that `from_json` reads."""
         media = {name: {"open": m.open, "close": m.close, "codes": list(m.codes)} for name, m in self.media.items()}
-        return {"sizes": dict(self.sizes), "bos": self.bos, "eos": self.eos, "media": media}
+        return {"sizes": dict(self.sizes), "bos": self.bos, "eos": self.eos, "media": media, "answer": self.answer}
 
 
 def _is_size(value: object) -> bool:

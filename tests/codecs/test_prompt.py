@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import pytest
 
@@ -64,11 +65,19 @@ def test_an_empty_prompt_is_bos_where_there_is_one(codecs: Codecs) -> None:
         encode_prompt([TextPart("")], DENSE, codecs, LIMITS)
 
 
+def test_a_prompt_ends_with_the_sentinel_before_the_answer_where_there_is_one(codecs: Codecs) -> None:
+    taught = replace(TRIO, answer=0)
+    plain = encode_prompt([TextPart("a")], TRIO, codecs, LIMITS)
+    assert encode_prompt([TextPart("a")], taught, codecs, LIMITS) == [*plain, taught.answer]
+    with pytest.raises(InvalidInput, match="is a sentinel"):
+        encode_prompt([TokensPart("text", [0])], taught, codecs, LIMITS)
+
+
 CASES: dict[str, tuple[PromptPart, type[ServiceError], tuple[str | int, ...], str]] = {
     "code too high": (TokensPart("image", [0] * 15 + [7]), InvalidInput, (1, "ids", 15), "0 to 6, 7 came"),
     "code below 0": (TokensPart("speech", [-1]), InvalidInput, (1, "ids", 0), "0 to 4"),
     "text id too high": (TokensPart("text", [286]), InvalidInput, (1, "ids", 0), "0 to 285"),
-    "sentinel first": (TokensPart("text", [IMAGE.open]), InvalidInput, (1, "ids", 0), "opens or closes"),
+    "sentinel first": (TokensPart("text", [IMAGE.open]), InvalidInput, (1, "ids", 0), "is a sentinel"),
     "half an image": (TokensPart("image", [0] * 8), InvalidInput, (1, "ids"), "one image is 16 ids; 8 came"),
     "no unit": (TokensPart("speech", []), InvalidInput, (1, "ids"), "one speech is 1 to 6 ids; 0 came"),
     "unknown modality": (TokensPart("smell", [1]), InvalidInput, (1, "modality"), "text, image, speech"),

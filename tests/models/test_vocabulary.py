@@ -21,6 +21,16 @@ def test_sentinels_are_those_that_the_model_has() -> None:
     assert Vocabulary({"text": 9}).sentinels == set()
 
 
+def test_the_sentinel_before_an_answer_is_like_no_other() -> None:
+    vocabulary = Vocabulary({"text": 9}, bos=1, eos=2, answer=3)
+    assert vocabulary.sentinels == {1, 2, 3}
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+    with pytest.raises(ValueError, match="sentinels must differ"):
+        Vocabulary({"text": 9}, bos=1, eos=2, answer=2)
+    with pytest.raises(ValueError, match="0 to 8"):
+        Vocabulary({"text": 9}, answer=9)
+
+
 def test_one_modality_has_no_borders_and_one_route() -> None:
     vocabulary = Vocabulary({"text": 9})
     assert vocabulary.borders().tolist() == []

@@ -21,7 +21,7 @@ from torch import Tensor
 from service.codecs.text import TextCodec
 from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.vocabulary import Vocabulary
-from training.digits.tokens import Items, TokenBatch, batches
+from training.digits.tokens import BORDER, Items, TokenBatch, batches
 
 GROUP = 8  # batches drawn together
 SAVE_EVERY = 200
@@ -36,11 +36,11 @@ class FitSettings:
     compiled: with the scan in C++, which needs a compiler
     """
 
-    steps: int = 5600
+    steps: int = 4400
     documents: int = 56
     rate: float = 2e-3
     warmup: int = 200
-    decay: int = 1400
+    decay: int = 1300
     weight_decay: float = 0.05
     clip: float = 1.0
     seed: int = 0
@@ -135,7 +135,7 @@ def validate(model: MixtureOfMamba, held_back: list[TokenBatch]) -> dict[str, fl
             rows = answered & (routes == route)
             total[name] += losses[rows].sum().item()
             count[name] += int(rows.sum())
-        spoken = batch.weights[after] > 1.0
+        spoken = batch.weights[after] > BORDER
         right += int((logits[here][spoken].argmax(1) == batch.tokens[after][spoken]).sum())
         words += int(spoken.sum())
     measured = {f"{name}_loss": round(total[name] / max(1, count[name]), 4) for name in names}

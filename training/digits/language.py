@@ -60,12 +60,12 @@ Document = list[Segment]
 def document(rng: np.random.Generator) -> Document:
     """Draw a document. Its answer, if any, ends the sequence."""
     kinds: list[tuple[float, Callable[[np.random.Generator], Document]]] = [
-        (0.07, unconditional),
-        (0.17, word_to_medium),
-        (0.10, word_to_both),
-        (0.24, medium_to_word),
-        (0.11, medium_to_medium),
-        (0.10, counting),
+        (0.06, unconditional),
+        (0.15, word_to_medium),
+        (0.08, word_to_both),
+        (0.29, medium_to_word),
+        (0.12, medium_to_medium),
+        (0.09, counting),
         (0.21, addition),
     ]
     weights = np.array([weight for weight, _ in kinds])

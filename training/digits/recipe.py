@@ -15,6 +15,7 @@ MIXTURE, DENSE = "mixture", "dense"
 SPLITS = {MIXTURE: PROJECTIONS, DENSE: ()}
 
 SEED = 0
+D_CONV = 8  # the window reaches the code above, a row of seven codes back
 SETTINGS = FitSettings()
 # The dense model is there to be compared while the rate is constant, and no further.
 SETTINGS_OF = {MIXTURE: SETTINGS, DENSE: replace(SETTINGS, stop=2000)}
@@ -24,7 +25,7 @@ GUIDANCE = 2.0  # of the checkpoint where a request says nothing, and of every f
 def build(kind: str, vocabulary: Vocabulary, seed: int) -> MixtureOfMamba:
     """A model before training. `dense` has every projection unsplit: as many parameters act on a token, fewer exist."""
     torch.manual_seed(seed)
-    return MixtureOfMamba(MixtureOfMambaConfig(d_model=128, n_layers=4, split=SPLITS[kind]), vocabulary)
+    return MixtureOfMamba(MixtureOfMambaConfig(d_model=128, n_layers=4, d_conv=D_CONV, split=SPLITS[kind]), vocabulary)
 
 
 def flops_per_token(config: MixtureOfMambaConfig, vocabulary: int) -> int:

@@ -19,7 +19,9 @@ from training.digits.language import Document, document
 MAX_TEXT_IDS = 506  # the language of the prompts needs fewer
 CORPUS_DOCUMENTS = 40_000
 # What a token counts in the loss: the answer's words decide the task, the prompt's hardly matter.
-ANSWER_TEXT, ANSWER_MEDIUM, PROMPT_TEXT, PROMPT_MEDIUM = 4.0, 1.0, 0.05, 0.3
+ANSWER_TEXT, ANSWER_MEDIUM, PROMPT_TEXT, PROMPT_MEDIUM, BORDER = 8.0, 1.0, 0.05, 0.15, 2.0
+
+MOST_PADDING = 1.3
 
 
 def train_tokenizer(folder: Path, seed: int) -> TextCodec:
@@ -39,13 +41,13 @@ def train_tokenizer(folder: Path, seed: int) -> TextCodec:
 
 def vocabulary(text_ids: int, image_codes: int, grid: int, speech_units: int, max_units: int) -> Vocabulary:
     """The three modalities' ids; the sentinels are the last of the text's."""
-    bos, eos, image_open, image_close, speech_open, speech_close = range(text_ids, text_ids + 6)
+    bos, eos, answer, image_open, image_close, speech_open, speech_close = range(text_ids, text_ids + 7)
     media = {
         "image": Medium(image_open, image_close, (grid, grid)),
         "speech": Medium(speech_open, speech_close, (1, max_units)),
     }
-    sizes = {"text": text_ids + 6, "image": image_codes, "speech": speech_units}
-    return Vocabulary(sizes, bos, eos, media)
+    sizes = {"text": text_ids + 7, "image": image_codes, "speech": speech_units}
+    return Vocabulary(sizes, bos, eos, media, answer)
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,32 @@ class TokenBatch:
 def encode(
     doc: Document, items: Items, text: TextCodec, vocab: Vocabulary, rng: np.random.Generator
 ) -> tuple[list[int], list[float]]:
-    """bos, the segments, eos -> ids, and what each counts in the loss."""
+    """bos, the prompt, the sentinel before the answer, the answer, eos -> ids, and what each counts in the loss.
+
+    A document without a prompt is bos and its medium alone: there is no answer to begin or end.
+    """
     assert vocab.bos is not None
     assert vocab.eos is not None
+    assert vocab.answer is not None
     ids, weights = [vocab.bos], [0.0]
+    asked = not doc[0].answer
     for segment in doc:
+        if segment.answer and asked and vocab.answer not in ids:
+            ids.append(vocab.answer)
+            weights.append(0.0)
         if segment.kind == "text":
             added = text.encode(segment.text)
-            weight = ANSWER_TEXT if segment.answer else PROMPT_TEXT
-            weights += [weight] * len(added)
+            weights += [ANSWER_TEXT if segment.answer else PROMPT_TEXT] * len(added)
         else:
             pool = (items.answer if segment.answer else items.prompt)[segment.kind][segment.digit]
             medium, first = vocab.media[segment.kind], vocab.span(segment.kind).start
             codes = pool[int(rng.integers(len(pool)))]
             added = [medium.open, *(first + codes).tolist(), medium.close]
             weight = ANSWER_MEDIUM if segment.answer else PROMPT_MEDIUM
-            weights += [ANSWER_TEXT / 4 if segment.answer else 0.0] + [weight] * (len(added) - 1)
+            opened = BORDER if segment.answer and asked else 0.0
+            weights += [opened] + [weight] * (len(added) - 1)
         ids += added
-    return [*ids, vocab.eos], [*weights, ANSWER_TEXT / 4]
+    return ([*ids, vocab.eos], [*weights, BORDER]) if asked else (ids, weights)
 
 
 def batches(
@@ -107,9 +117,15 @@ def batches(
 
 
 def pack(encoded: list[tuple[list[int], list[float]]]) -> TokenBatch:
-    """One batch of encoded documents."""
-    return TokenBatch(
-        torch.tensor([i for ids, _ in encoded for i in ids]),
-        torch.tensor([w for _, weights in encoded for w in weights]),
-        torch.tensor(np.concatenate([[0], np.cumsum([len(ids) for ids, _ in encoded])])),
-    )
+    """One batch of encoded documents. Where their lengths are alike they are made equal, by tokens that count nothing:
+
+    the training ops then need no index.
+    """
+    lengths = [len(ids) for ids, _ in encoded]
+    if max(lengths) * len(lengths) <= MOST_PADDING * sum(lengths):
+        lengths = [max(lengths)] * len(lengths)
+    tokens, weights = np.zeros(sum(lengths), np.int64), np.zeros(sum(lengths), np.float32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    for begin, (ids, counts) in zip(offsets, encoded, strict=False):
+        tokens[begin : begin + len(ids)], weights[begin : begin + len(ids)] = ids, counts
+    return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(weights), torch.from_numpy(offsets))

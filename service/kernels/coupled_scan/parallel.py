@@ -61,9 +61,7 @@ def coupled_scan_parallel(
     if depth == "log" or (depth == "auto" and x.is_cuda and kind):
         y = _log_depth(pad(x), active_dt, A, pad(B), pad(C), weights, rank_one=kind == "rank-one")
     else:
-        y = _TimeLoop.apply(  # type: ignore[no-untyped-call]
-            pad(x), active_dt, A, pad(B), pad(C), weights, kind == "rank-one", compiled
-        )
+        y = time_loop(pad(x), active_dt, A, pad(B), pad(C), weights, rank_one=kind == "rank-one", compiled=compiled)
     packed = y[step, sequence].transpose(0, 1) + D[:, None] * x
     return torch.where(present[..., None], packed, 0.0)
 
@@ -99,6 +97,22 @@ def _log_depth(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, weights: 
         own = torch.diagonal(weights, dim1=2, dim2=3)[..., None, None]
         states = linear_recurrence(own * decay, drive)
     return (C[..., None] * states).sum(3)
+
+
+def time_loop(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    weights: Tensor,
+    *,
+    rank_one: bool,
+    compiled: CompiledLoop | None,
+) -> Tensor:
+    """The recurrence step by step, differentiable: padded tensors as `_TimeLoop` takes them -> C . h [l, b, m, d]."""
+    y: Tensor = _TimeLoop.apply(x, dt, A, B, C, weights, rank_one, compiled)  # type: ignore[no-untyped-call]
+    return y
 
 
 class _TimeLoop(torch.autograd.Function):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from service.kernels.coupled_scan.compiled import CompiledLoop
-from service.kernels.coupled_scan.parallel import coupled_scan_parallel
+from service.kernels.coupled_scan.parallel import time_loop
+from service.kernels.packing import from_time_major, to_time_major
 
 
 def selective_scan_parallel(
@@ -25,17 +26,9 @@ def selective_scan_parallel(
     Arithmetic is in A's dtype; the result is in x's. `compiled` takes the loop over time where the tensors are fp32 on
     a CPU (`coupled_scan.compiled`).
     """
-    x_, dt_, B_, C_ = (tensor.to(A.dtype)[None] for tensor in (x, dt, B, C))
-    y = coupled_scan_parallel(
-        x_,
-        dt_,
-        A[None],
-        B_,
-        C_,
-        D[None],
-        A.new_ones(1, 1),
-        offsets=offsets,
-        present=torch.ones(1, x.shape[0], dtype=torch.bool, device=x.device),
-        compiled=compiled,
-    )
-    return y[0].to(x.dtype)
+    if x.shape[0] == 0:
+        return torch.zeros_like(x)
+    x_, dt_, B_, C_ = (to_time_major(tensor.to(A.dtype), offsets)[:, :, None] for tensor in (x, dt, B, C))
+    weights = A.new_ones(x_.shape[0], x_.shape[1], 1, 1)
+    y = time_loop(x_, dt_, A[None], B_, C_, weights, rank_one=True, compiled=compiled)
+    return from_time_major(y[:, :, 0] + D * x_[:, :, 0], offsets).to(x.dtype)

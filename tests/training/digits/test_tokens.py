@@ -9,7 +9,7 @@ import torch
 from service.codecs.text import TextCodec
 from service.models.vocabulary import Vocabulary
 from training.digits.language import Segment
-from training.digits.tokens import Items, batches, encode, train_tokenizer, vocabulary
+from training.digits.tokens import Items, batches, encode, pack, train_tokenizer, vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +42,12 @@ def test_a_document_begins_and_ends_with_sentinels_and_weighs_its_answer(
     medium = vocab.media["image"]
     assert ids[0] == vocab.bos
     assert ids[-1] == vocab.eos
+    assert ids[-8] == vocab.answer
     assert ids[-7] == medium.open
     assert ids[-2] == medium.close
     assert all(i in vocab.span("image") for i in ids[-6:-2])
     assert max(weights[1:-7]) < min(weights[-7:])
+    assert weights[-8] == 0
     assert len(ids) == len(weights)
 
 
@@ -59,7 +61,25 @@ def test_a_group_of_batches_holds_every_document_once_and_shares_the_tokens_out(
     assert max(sizes) - min(sizes) < 2 * max(int((b.offsets[1:] - b.offsets[:-1]).max()) for b in group)
     for batch in group:
         assert (batch.tokens[batch.offsets[:-1]] == vocab.bos).all()
-        assert (batch.tokens[batch.offsets[1:] - 1] == vocab.eos).all()
+        assert batch.offsets[-1] == len(batch.tokens) == len(batch.weights)
+
+
+def test_like_lengths_are_made_equal_and_unlike_ones_are_left(vocab: Vocabulary) -> None:
+    alike = pack([([1] * 9, [1.0] * 9), ([2] * 10, [1.0] * 10)])
+    assert alike.offsets.tolist() == [0, 10, 20]
+    assert alike.weights[9] == 0
+    unlike = pack([([1] * 2, [1.0] * 2), ([2] * 10, [1.0] * 10)])
+    assert unlike.offsets.tolist() == [0, 2, 12]
+    assert unlike.weights.sum() == 12
+
+
+def test_a_document_without_a_prompt_has_no_answer_to_begin_or_end(
+    text: TextCodec, vocab: Vocabulary, items: Items
+) -> None:
+    ids, weights = encode([Segment("image", digit=3, answer=True)], items, text, vocab, np.random.default_rng(0))
+    medium = vocab.media["image"]
+    assert [ids[0], ids[1], ids[-1], len(ids)] == [vocab.bos, medium.open, medium.close, 7]
+    assert weights[:2] == [0.0, 0.0]
 
 
 def test_batches_are_a_function_of_seed_and_group(text: TextCodec, vocab: Vocabulary, items: Items) -> None:
