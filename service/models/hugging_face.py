@@ -40,8 +40,7 @@ def mamba_from_hugging_face(folder: Path) -> tuple[MixtureOfMamba, torch.dtype]:
     folder's tokenizer puts before a text, which need not be what the configs name. Raises ValueError saying what is
     missing, wrong or not supported.
     """
-    values = read_config(folder, _supported)
-    config = read_config(folder, _config)
+    values, config = read_config(folder, lambda values: (values, _config(values)))
     tensors, tied = _tensors(folder), config.tied
     if tied and HEAD in tensors and EMBEDDING in tensors:
         if not torch.equal(tensors[HEAD], tensors[EMBEDDING]):
@@ -64,14 +63,10 @@ def mamba_from_hugging_face(folder: Path) -> tuple[MixtureOfMamba, torch.dtype]:
     return model, dtype
 
 
-def _supported(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _config(values: Mapping[str, Any]) -> MixtureOfMambaConfig:
     for name, choices in ONLY.items():
         if values.get(name, choices[0] if name != "model_type" else None) not in choices:
             raise ValueError(f"{name}: only {' or '.join(map(repr, choices))} is supported, got {values.get(name)!r}")
-    return values
-
-
-def _config(values: Mapping[str, Any]) -> MixtureOfMambaConfig:
     names = {"d_model": "hidden_size", "n_layers": "num_hidden_layers", "d_state": "state_size"}
     if missing := [name for name in (*names.values(), "vocab_size") if name not in values]:
         raise ValueError(f"missing entries {missing}")
