@@ -1,4 +1,4 @@
-"""The command `serpentine`: serve | predict | models | convert.
+"""The command `serpentine`: serve | predict | generate | models | convert.
 
 Exit status: 0 done, 1 the input was refused or the work failed, 2 the command could not start. Answers go to stdout,
 all else to stderr.
@@ -18,9 +18,10 @@ from typing import Any
 import orjson
 
 from service.api.context import make_id
-from service.api.openapi import examples
+from service.api.openapi import examples, generate_examples
 from service.api.schemas import prediction_body
 from service.api.server import Server, bind
+from service.cli_generate import add_options, generate, request_of
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import ServiceError
 from service.features.extras import MissingExtra
@@ -31,7 +32,7 @@ from service.models.checkpoint import CheckpointConfig
 from service.models.convert import SOURCES, convert
 from service.models.expand import AddedMedium
 from service.runtime import Runtime
-from service.served import ServedModel
+from service.served import GenerativeModel, ServedModel, kind_of, load_model
 from service.settings import Settings, SettingsError, load_settings
 
 
@@ -92,6 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--attribution", action="store_true", help="also each modality's contribution")
     predict.add_argument("--json", action="store_true", help="print what POST /predict answers")
 
+    generator = command("generate", _generate, "Go on from text, pictures and recordings, without a server.")
+    model_option(generator)
+    add_options(generator)
+
     models = command("models", _models, "Show the models that would be served.")
     model_option(models)
     models.add_argument("--json", action="store_true", help="print the model cards")
@@ -147,11 +152,15 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _banner(runtime: Runtime, host: str, port: int) -> str:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
-    example = orjson.dumps(next(iter(examples(runtime.model(None)).values()))).decode()
-    return (
-        f"Serpentine listens on {url} and serves {', '.join(runtime.models)}. Try:\n"
-        f"  curl -s {url}/predict -H 'Content-Type: application/json' -d {shlex.quote(example)}"
-    )
+    lines = [f"Serpentine listens on {url} and serves {', '.join(runtime.models)}. Try:"]
+    for model in {model.task: model for model in reversed(list(runtime.models.values()))}.values():
+        if isinstance(model, GenerativeModel):
+            route, found = "generate", generate_examples(model)
+        else:
+            route, found = "predict", examples(model)
+        example = shlex.quote(orjson.dumps(next(iter(found.values()))).decode())
+        lines.append(f"  curl -s {url}/{route} -H 'Content-Type: application/json' -d {example}")
+    return "\n".join(lines)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -161,7 +170,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     media = Media(text, _content(arguments.audio), _content(arguments.video))
     if media == Media():
         raise StartError("nothing to predict; give at least one of --text, --audio, --video")
-    runtime = _started(settings)
+    runtime = _started(_only(ServedModel, settings))
     try:
         options = PredictOptions(timeline=arguments.timeline, attribution=arguments.attribution)
         call_id = make_id("/predict")
@@ -169,6 +178,37 @@ def _predict(arguments: argparse.Namespace) -> int:
     finally:
         runtime.close(0)
     print(orjson.dumps(prediction_body(prediction, call_id)).decode() if arguments.json else describe(prediction))
+    return 0
+
+
+def _only(kind: type[ServedModel] | type[GenerativeModel], settings: Settings) -> Settings:
+    """Settings with the models of one kind alone: the others would be loaded for nothing."""
+    try:
+        fitting = tuple(folder for folder in settings.models if kind_of(folder) is kind)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    if not fitting:
+        names = ", ".join(str(folder) for folder in settings.models)
+        raise StartError(f"none of {names} is for {kind.task}; name one with --model DIR")
+    return settings.model_copy(update={"models": fitting})
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    settings = _settings(arguments)
+    configure_logging("warning", settings.log_format)
+    if arguments.prompt is None and not arguments.parts:
+        raise StartError("nothing to go on from; give a text, or at least one of --text, --image, --audio")
+    try:
+        call = request_of(arguments)
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot use {error.filename}: {error.strerror or error}") from None
+    runtime = _started(_only(GenerativeModel, settings))
+    try:
+        generate(runtime, call, arguments)
+    finally:
+        runtime.close(0)
     return 0
 
 
@@ -204,7 +244,7 @@ def _models(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     configure_logging("warning", settings.log_format)
     try:
-        cards = [ServedModel.load(folder, settings, Metrics()).card for folder in settings.models]
+        cards = [load_model(folder, settings, Metrics()).card for folder in settings.models]
     except (ValueError, OSError, MissingExtra) as error:
         raise StartError(str(error)) from error
     if arguments.json:
@@ -216,13 +256,19 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _line(card: dict[str, Any]) -> str:
-    read = ", ".join(
-        f"{name} [{modality['dim']}] {modality.get('recipe') or 'features only'}"
-        for name, modality in card["recipe"]["modalities"].items()
-    )
+    if card["task"] == GenerativeModel.task:
+        codecs, sizes = card["codecs"], card["vocabulary"]["sizes"]
+        has = ", ".join(f"{name} [{size}]{'' if name in codecs else ' ids only'}" for name, size in sizes.items())
+        does = f"reads and writes {has}"
+    else:
+        has = ", ".join(
+            f"{name} [{modality['dim']}] {modality.get('recipe') or 'features only'}"
+            for name, modality in card["recipe"]["modalities"].items()
+        )
+        does = f"reads {has}"
     return (
         f"{card['name']} {card['version']}  {card['architecture']}, {card['parameters']:,} parameters\n"
-        f"  reads {read}\n  licence: {card.get('licence', 'not stated')}"
+        f"  {does}\n  licence: {card.get('licence', 'not stated')}"
     )
 
 

@@ -120,10 +120,14 @@ class GenerativeModel:
         """Nothing takes longer the first time."""
 
 
+def kind_of(folder: Path) -> type[ServedModel] | type[GenerativeModel]:
+    """Which kind of model a checkpoint folder holds. Raises ValueError where it is no checkpoint folder."""
+    return GenerativeModel if architecture_of(folder) == GENERATIVE else ServedModel
+
+
 def load_model(folder: Path, settings: Settings, metrics: Metrics) -> ServedModel | GenerativeModel:
     """Read a checkpoint folder of either task. Raises ValueError saying what is wrong with it."""
-    kind = GenerativeModel if architecture_of(folder) == GENERATIVE else ServedModel
-    return kind.load(folder, settings, metrics)
+    return kind_of(folder).load(folder, settings, metrics)
 
 
 def media_limits(settings: Settings) -> MediaLimits:

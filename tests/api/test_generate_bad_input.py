@@ -82,7 +82,7 @@ PROMPTS: dict[str, Case] = {
     "codes that are no integers": (ids("speech", 1.5), 422, ["prompt", 0, "ids", 0], "integer"),
     "codes that are booleans": (ids("speech", True), 422, ["prompt", 0, "ids", 0], "integer"),
     "half an image": (ids("image", 1, 2, 3), 422, ["prompt", 0, "ids"], "one image is 16 ids"),
-    "a sentinel": (ids("text", 282), 422, ["prompt", 0, "ids", 0], "opens or closes"),
+    "a sentinel": (ids("text", 282), 422, ["prompt", 0, "ids", 0], "sentinel"),
     "ids of nothing": (ids("smell", 1), 422, ["prompt", 0, "modality"], "text, image, speech"),
     "a million ids": (ids("text", *[1] * 10**6), 413, ["prompt"], "at most 1000"),
     "a million characters": ({"prompt": "a" * 10**6}, 413, ["prompt"], "1000000 characters"),
