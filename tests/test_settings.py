@@ -61,7 +61,12 @@ def test_a_value_out_of_range_names_its_variable(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "given", [{"default_deadline_ms": 2, "max_deadline_ms": 1}, {"chunk_steps": 9, "step_budget": 8}]
+    "given",
+    [
+        {"default_deadline_ms": 2, "max_deadline_ms": 1},
+        {"slots": 4, "chunk_steps": 9, "step_budget": 8},
+        {"slots": 5, "chunk_steps": 8, "step_budget": 9},
+    ],
 )
 def test_settings_that_contradict_each_other(given: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match=" is over "):
