@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -72,7 +71,7 @@ class Generating(Job[Generation]):
             arrived_s=self._arrived_s,
         )
         (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
-        for modality, count in Counter(map(model.vocabulary.modality, prompt)).items():
+        for modality, count in program.prompt_tokens.items():
             metrics.tokens_total.labels(model.name, modality, "input").inc(count)
         self.answer.add_done_callback(lambda _: result.cancel())
         result.add_done_callback(self._finish)

@@ -194,14 +194,24 @@ def test_cancelling_ends_the_work_and_its_news(start_runtime: StartRuntime, trio
     assert not listening.told
 
 
-def test_a_deadline_strikes_in_the_workers_and_in_the_engine(start_runtime: StartRuntime, trio: Path) -> None:
+def test_a_deadline_strikes_in_the_workers_and_in_the_engine(
+    start_runtime: StartRuntime, trio: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runtime = start_runtime(trio)
     with pytest.raises(DeadlineExceeded, match="before its prompt was encoded"):
         generate(runtime, deadline=0.0).result(60)
-    gate = gate_trio(runtime)
-    late = generate(runtime, deadline=time.monotonic() + 0.2, max_tokens=500)
+    gate, requests, far = gate_trio(runtime), [], time.monotonic() + 1000
+    engine_submit = runtime.engine.submit
+
+    def spy(lane: str, submitted: list[Any]) -> list[Future[Any]]:
+        requests.extend(submitted)
+        return engine_submit(lane, submitted)
+
+    monkeypatch.setattr(runtime.engine, "submit", spy)
+    late = generate(runtime, deadline=far, max_tokens=500)
     gate.wait_reached()
-    time.sleep(0.2)
+    assert [request.deadline for request in requests] == [far]
+    requests[0].deadline = time.monotonic()
     gate.open()
     with pytest.raises(DeadlineExceeded, match="while running"):
         late.result(60)

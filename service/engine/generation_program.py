@@ -42,6 +42,7 @@ class GenerationProgram:
     ) -> None:
         assert prompt, "a prompt has a token to begin from"
         self.prompt, self.params, self.vocabulary = tuple(prompt), params, vocabulary
+        self.prompt_tokens = Counter(map(vocabulary.modality, self.prompt))
         self.rows = rows_needed(params, vocabulary)
         grammar, n, guided = Grammar(vocabulary, params.mode), params.n, self.rows > params.n
         seen = set(filter(grammar.is_word, self.prompt)) if params.repetition_penalty != 1 else set()
@@ -111,7 +112,7 @@ class GenerationProgram:
         assert self._first_token_s is not None
         return Generation(
             choices=tuple(choice.result() for choice in self.choices),
-            prompt_tokens=Counter(self.vocabulary.modality(token) for token in self.prompt),
+            prompt_tokens=self.prompt_tokens,
             queue_s=queue_s,
             first_token_s=self._first_token_s,
             total_s=time.monotonic() - self._arrived_s,

@@ -39,6 +39,7 @@ class Generations:
         for tensor in self.runner.state.values():  # what lies in the slots is not to matter
             tensor.fill_(torch.nan)
         self.batches: list[Batch] = []
+        self.requests: list[Request[Generation]] = []
         run = self.runner.run
 
         def kept(batch: Batch) -> Sequence[Any]:
@@ -50,12 +51,11 @@ class Generations:
         self.engine = Engine([lane], threads=1)
         self.engine.start()
 
-    def submit(
-        self, prompt: Sequence[int], asked: SamplingParams, *, deadline: float | None = None, **given: Any
-    ) -> Future[Generation]:
+    def submit(self, prompt: Sequence[int], asked: SamplingParams, **given: Any) -> Future[Generation]:
         asked.check(self.vocabulary)
         program = GenerationProgram(prompt, asked, self.vocabulary, bytes_of=byte_of, **given)
-        (future,) = self.engine.submit("tiny", [Request("test", program, deadline)])
+        self.requests.append(Request("test", program))
+        (future,) = self.engine.submit("tiny", self.requests[-1:])
         return future
 
     def value(self, name: str, **labels: str) -> float | None:

@@ -308,7 +308,10 @@ def test_cancelling_ends_the_work_within_a_step(start: Start) -> None:
 
 def test_a_deadline_ends_an_answer_that_runs(start: Start) -> None:
     bench = start(HookedTokens(MODEL, after=endless))
-    late = bench.submit([BOS], params(max_tokens=10_000), deadline=time.monotonic() + 0.05)
+    listening = Listening(until=3)
+    late = bench.submit([BOS], params(max_tokens=10_000), listener=listening)
+    assert listening.reached.wait(60)
+    bench.requests[0].deadline = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"while running, after .* of at most 10000 tokens"):
         late.result(60)
     bench.assert_idle()
