@@ -276,7 +276,7 @@ def test_a_broken_json_file_is_named(folder: Path, name: str, text: str) -> None
 def test_a_folder_is_not_converted_onto_itself(folder: Path) -> None:
     before = (folder / "config.json").read_bytes()
     with pytest.raises(ValueError, match="is the folder to convert"):
-        convert("hf-mamba", folder, folder.parent / "hf")
+        convert("hf-mamba", folder, folder / ".." / "hf")
     assert (folder / "config.json").read_bytes() == before
 
 
