@@ -70,7 +70,7 @@ def test_a_prompt_of_all_kinds_gives_the_models_answer(start_runtime: StartRunti
     prompt = [TextPart("three "), ImagePart(png()), TokensPart("speech", [1, 2]), AudioPart(wav()), TextPart(" plus")]
     ids = encode_prompt(prompt, model.vocabulary, model.codecs, media_limits(runtime.settings))
     network = load_generative(trio).model
-    asked = {"temperature": 1.0, "n": 2, "guidance_scale": 2.0, "seed": 3, "logprobs": 2, "max_tokens": 40}
+    asked = {"temperature": 1.0, "n": 2, "guidance_scale": 2.0, "seed": 3, "logprobs": 2, "max_tokens": 12}
     listening = Listening()
     answer = generate(runtime, prompt, listener=listening, **asked).result(60)
     for choice, result in enumerate(answer.choices):
