@@ -17,7 +17,7 @@ Rows = Annotated[Any, WithJsonSchema({"type": "array", "items": _NUMBERS, "minIt
 Times = Annotated[Any, WithJsonSchema(_NUMBERS | {"title": "[steps] seconds"})]
 
 
-FAIR_DEADLINE_MS = 1000
+FAIR_DEADLINE_MS = 30_000
 DEADLINE_NOTE = "Any positive number is taken; the schema begins where a 504 would surprise, for who draws from it."
 
 
