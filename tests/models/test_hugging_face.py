@@ -321,8 +321,8 @@ def test_new_rows_are_the_same_every_time_and_differ_by_seed() -> None:
     assert torch.equal(one.embedding, same.embedding)
     assert not torch.equal(one.embedding[9:], other.embedding[9:])
     assert torch.equal(one.embedding[:9], dense.embedding)
-    one.blocks.layers[0].in_proj.zero_()
-    assert bool(dense.blocks.layers[0].in_proj.any())
+    one.blocks.layers[0].A_log.zero_()  # nothing is shared with the dense model, not even what is no copy
+    assert bool(dense.blocks.layers[0].A_log.any())
 
 
 def test_a_model_that_is_not_dense_is_not_expanded() -> None:
