@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from service.api.bodies import parse_json, parse_safetensors
-from service.errors import BadRequest
+from service.api.bodies import parse_base64, parse_json, parse_safetensors
+from service.errors import BadRequest, InvalidInput, TooLarge
 
 
 @pytest.mark.parametrize("body", [b"[" * 2**24, b'{"a":' * 2**20, b"[" * 1025 + b"]" * 1025])
@@ -40,3 +40,11 @@ def test_a_scalar_and_an_empty_tensor_keep_their_shapes() -> None:
     content = parse_safetensors(struct.pack("<Q", len(header)) + header + bytes(4))
     assert content.tensors["a"].shape == ()
     assert content.tensors["b"].shape == (0, 5)
+
+
+def test_base64_is_measured_before_it_is_decoded() -> None:
+    assert parse_base64("AAECAw==", ("data",), 4) == bytes([0, 1, 2, 3])
+    with pytest.raises(TooLarge, match="4 bytes; at most 3"):
+        parse_base64("AA!CAw==", ("data",), 3)
+    with pytest.raises(InvalidInput, match="not base64"):
+        parse_base64("AA!CAw==", ("data",), 4)

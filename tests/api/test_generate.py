@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import Future
@@ -274,6 +275,25 @@ async def test_a_fault_of_ours_is_a_500_and_the_next_request_works(
         response = await client.post("/generate", json={"prompt": PROMPT, "mode": "image-only"})
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert (await generate(mode="image-only"))["choices"][0]["content"][0]["type"] == "image"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_media_are_encoded_on_threads_of_their_own(
+    client: httpx.AsyncClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    image, threads = runtime.model("trio", "generation").codecs.image, set()
+    assert image is not None
+    encode = image.png
+
+    def png(*arguments: Any) -> bytes:
+        threads.add(threading.current_thread())
+        return encode(*arguments)
+
+    monkeypatch.setattr(image, "png", png)
+    body = {"prompt": PROMPT, "mode": "image-only", "max_tokens": 20, "stream": stream}
+    assert (await client.post("/generate", json=body)).status_code == 200
+    assert threads
+    assert not threads & {threading.current_thread(), *(t for t in threading.enumerate() if t.name == "engine")}
 
 
 async def test_the_models_are_told_with_their_tasks(client: httpx.AsyncClient) -> None:
