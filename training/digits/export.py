@@ -10,7 +10,7 @@ import torch
 from service.codecs.text import TOKENIZER_FILE
 from service.models.generative_checkpoint import GenerativeConfig, SamplingDefaults, save_generative
 from service.models.mixture_of_mamba import MixtureOfMamba
-from training.digits.recipe import GUIDANCE, MIXTURE
+from training.digits.recipe import GUIDANCE, MIXTURE, TEMPERATURE
 
 NAME = "digits-trio"
 
@@ -30,7 +30,7 @@ def write_checkpoint(work: Path, out: Path, model: MixtureOfMamba, card: dict[st
             **{kind: _install(work / f"{kind}_codec", out, kind) for kind in ("image", "speech")},
         },
         generation=SamplingDefaults(
-            temperature=dict.fromkeys(names, 1.0),
+            temperature=dict.fromkeys(names, TEMPERATURE),
             top_p=dict.fromkeys(names, 1.0),
             top_k=dict.fromkeys(names, 0),
             guidance_scale=GUIDANCE,

@@ -36,7 +36,7 @@ class FitSettings:
     compiled: with the scan in C++, which needs a compiler
     """
 
-    steps: int = 4400
+    steps: int = 4200
     documents: int = 56
     rate: float = 2e-3
     warmup: int = 200
