@@ -11,14 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, TypeVar, overload
 
+from service.advancing import Advancing
 from service.codecs.prompt import PromptPart
 from service.engine.admission import Admission
+from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import DOWN, Engine
 from service.engine.generation import Generation, Listener
 from service.engine.params import SamplingParams
 from service.engine.prediction import Prediction, PredictOptions
+from service.engine.snapshots import Snapshot
 from service.errors import Draining, EngineDown, InvalidInput, NotFound
-from service.features.types import Media, Steps
+from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
 from service.job import Job
@@ -120,6 +123,25 @@ class Runtime:
         self._check_open()
         job = Predicting(self, model, options, deadline, request_id)
         return self._admit(job, job.sequences, lambda: job.start(media, features))
+
+    def advance(
+        self,
+        model: ServedModel,
+        clip: Clip,
+        *,
+        restore: Snapshot | None = None,
+        read_all: bool = False,
+        deadline: float | None,
+        request_id: str,
+    ) -> Future[Result]:
+        """Run a clip's steps from a state (None: the initial one) -> the head's outputs, and the state after them.
+
+        The clip must be of at least one step and `restore` of this model. Refuses at once as `submit` does.
+        """
+        self._check_open()
+        job = Advancing(self, deadline, request_id)
+        program = ClipProgram(clip, read_all, restore=restore, capture=True)
+        return self._admit(job, 1, lambda: job.start(model, program))
 
     def generate(
         self,

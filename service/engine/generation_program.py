@@ -9,7 +9,7 @@ rows n..2n-1   with guidance: the unconditional twin of each choice. It starts a
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 from service.engine.choice import BytesOf, Choice
@@ -18,6 +18,7 @@ from service.engine.grammar import Grammar
 from service.engine.params import SamplingParams
 from service.engine.request import NotFinite, Piece, Work
 from service.engine.sampling import Draw, Drawn
+from service.engine.snapshots import Snapshot
 from service.models.vocabulary import Vocabulary
 
 
@@ -27,6 +28,9 @@ class GenerationProgram:
     bytes_of   what a text id stands for, where stop strings are looked for
     listener   is told of each token and of each answer's end
     arrived_s  time.monotonic() seconds of the client's request; now, unless it is given
+    restore    the state that the prompt goes on from; None: the initial one
+    capture    keep the state at the end of the one answer: see `Generation.snapshot`. The answer's last token is read
+               for it, which costs one step more
     """
 
     def __init__(
@@ -39,8 +43,11 @@ class GenerationProgram:
         listener: Listener = lambda event: None,
         deterministic: bool = False,
         arrived_s: float | None = None,
+        restore: Snapshot | None = None,
+        capture: bool = False,
     ) -> None:
         assert prompt, "a prompt has a token to begin from"
+        assert params.n == 1 or not capture, "one answer leads to one state"
         self.prompt, self.params, self.vocabulary = tuple(prompt), params, vocabulary
         self.prompt_tokens = Counter(map(vocabulary.modality, self.prompt))
         self.rows = rows_needed(params, vocabulary)
@@ -49,6 +56,11 @@ class GenerationProgram:
         self.choices = [
             Choice(i, params, grammar, bytes_of, seen=seen, guided_by=n + i if guided else None) for i in range(n)
         ]
+        self._restore, self._capture, self._bytes_of = restore, capture, bytes_of
+        self._snapshot: Snapshot | None = None
+        self._unread = b""
+        # (tokens of the answer that are in it, state), back to before the first that may belong to a stop string.
+        self._recent: deque[tuple[int, Snapshot | None]] = deque()
         self._listener, self._deterministic = listener, deterministic
         self._arrived_s = time.monotonic() if arrived_s is None else arrived_s
         self._first_token_s: float | None = None
@@ -56,8 +68,8 @@ class GenerationProgram:
 
     @property
     def finished(self) -> bool:
-        """Whether all answers have ended."""
-        return all(choice.ended for choice in self.choices)
+        """Whether all answers have ended, and the state is there if it is to be kept."""
+        return all(choice.ended for choice in self.choices) and not (self._capture and self._snapshot is None)
 
     @property
     def progress(self) -> str:
@@ -70,15 +82,24 @@ class GenerationProgram:
     def pieces(self) -> Iterator[Piece]:
         """The prompt's rest, or the next step of every answer that goes on, beside its twin's."""
         shared = len(self.prompt) - 1
+        restore = self._restore if self._prefilled == 0 else None
         if self._prefilled < shared:
-            yield Piece(0, self._prefilled, shared, fresh=self._prefilled == 0)
+            yield Piece(0, self._prefilled, shared, self._prefilled == 0 and restore is None, restore=restore)
             return
         for choice in self.choices:
-            if choice.ended:
+            if choice.ended and not self._capture:
                 continue
             start = shared + len(choice.tokens)
-            fork_of = 0 if choice.index and shared and not choice.tokens else None
-            yield Piece(choice.index, start, start + 1, fresh=start == 0, decode=True, fork_of=fork_of)
+            yield Piece(
+                choice.index,
+                start,
+                start + 1,
+                fresh=start == 0 and restore is None,
+                decode=True,
+                fork_of=0 if choice.index and not choice.tokens and (shared or restore is not None) else None,
+                restore=restore if start == 0 and choice.index == 0 else None,
+                capture=self._capture and (choice.ended or bool(self.params.stop)),
+            )
             if choice.guided and choice.guided_by is not None:
                 start, stop = self._twin_steps(choice)
                 yield Piece(choice.guided_by, start, stop, fresh=start == 0, decode=True)
@@ -92,20 +113,34 @@ class GenerationProgram:
         return [latest] if work.steps == 1 else [*self._bos, latest]
 
     def draw(self, work: Work) -> Draw | None:
-        """What is drawn after a work, or None: nothing after prefill, and nothing for a twin."""
-        return self.choices[work.row].next_draw() if work.decode and work.row < self.params.n else None
+        """What is drawn after a work, or None: nothing after prefill or an answer's last token, nothing for a twin."""
+        if not work.decode or work.row >= self.params.n or self.choices[work.row].ended:
+            return None
+        return self.choices[work.row].next_draw()
+
+    def captured(self, work: Work, snapshot: Snapshot | None) -> None:
+        """Keep the state after a token, with the number of the answer's tokens that are in it."""
+        self._recent.append((len(self.choices[0].tokens), snapshot))
 
     def advance(self, work: Work, output: Drawn | None) -> None:
         """Append what was drawn. An output of None where one was due raises NotFinite."""
         if not work.decode:
             self._prefilled = work.stop
         elif work.row < self.params.n:
+            choice = self.choices[work.row]
+            if work.capture and self._recent[-1][1] is None:
+                raise NotFinite
+            if choice.ended:
+                self._snapshot = self._recent[-1][1]
+                return
             if output is None:
                 raise NotFinite
             if self._first_token_s is None:
                 self._first_token_s = time.monotonic() - self._arrived_s
-            for event in self.choices[work.row].take(output):
+            for event in choice.take(output):
                 self._listener(event)
+            if self._capture and self.params.stop:
+                self._follow_stops(choice)
 
     def result(self, queue_s: float, inference_s: float) -> Generation:
         """All answers."""
@@ -117,7 +152,20 @@ class GenerationProgram:
             first_token_s=self._first_token_s,
             total_s=time.monotonic() - self._arrived_s,
             deterministic=self._deterministic,
+            snapshot=self._snapshot,
+            unread=self._unread,
         )
+
+    def _follow_stops(self, choice: Choice) -> None:
+        """Forget the states that no stop string can lead back to; take the one that it led to, if it did."""
+        first, struck = len(choice.tokens), b""
+        while len(struck) < choice.undecided:
+            first -= 1
+            struck = self._bytes_of(choice.tokens[first]) + struck
+        while self._recent and self._recent[0][0] < first:
+            self._recent.popleft()
+        if choice.dropped:
+            self._snapshot, self._unread = self._recent[0][1], struck[: len(struck) - choice.dropped]
 
     @property
     def _bos(self) -> list[int]:
