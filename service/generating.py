@@ -5,12 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from service.codecs.prompt import PromptPart, encode_prompt
+from service.codecs.prompt import PromptPart, encode_parts, joined
 from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
 from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
+from service.engine.prefixes import Prefixes
 from service.engine.request import Request
 from service.errors import InvalidInput
 from service.job import Job
@@ -18,6 +21,14 @@ from service.served import GenerativeModel, media_limits
 
 if TYPE_CHECKING:
     from service.runtime import Runtime
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt that is encoded."""
+
+    ids: Sequence[int]
+    prefixes: Prefixes
 
 
 class Generating(Job[Generation]):
@@ -49,26 +60,30 @@ class Generating(Job[Generation]):
         """Start in the feature workers. Raises Overloaded."""
         self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
 
-    def _encode(self, parts: Sequence[PromptPart]) -> list[int]:
-        begun, limits = time.monotonic(), media_limits(self.runtime.settings)
-        prompt = encode_prompt(parts, self.model.vocabulary, self.model.codecs, limits)
-        if len(prompt) + self.params.max_tokens > limits.max_steps:
-            fault = f"{self.params.max_tokens} after a prompt of {len(prompt)} tokens"
+    def _encode(self, parts: Sequence[PromptPart]) -> _Prompt:
+        begun, limits, vocabulary = time.monotonic(), media_limits(self.runtime.settings), self.model.vocabulary
+        encoded = encode_parts(parts, vocabulary, self.model.codecs, limits)
+        begin = [] if vocabulary.bos is None else [vocabulary.bos]
+        ids = joined(begin, encoded, vocabulary, limits)
+        if len(ids) + self.params.max_tokens > limits.max_steps:
+            fault = f"{self.params.max_tokens} after a prompt of {len(ids)} tokens"
             raise InvalidInput.at(("max_tokens",), f"{fault} is over the limit of {limits.max_steps} in all")
+        prefixes = self.model.prefixes.plan(ids, accumulate(map(len, encoded), initial=len(begin)))
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
-        return prompt
+        return _Prompt(ids, prefixes)
 
-    def _infer(self, prompt: Sequence[int]) -> None:
+    def _infer(self, prompt: _Prompt) -> None:
         model, metrics = self.model, self.runtime.metrics
         text = model.codecs.text
         program = GenerationProgram(
-            prompt,
+            prompt.ids,
             self.params,
             model.vocabulary,
             bytes_of=(lambda token: b"") if text is None else text.bytes_of,
             listener=self._tell,
             deterministic=model.deterministic,
             arrived_s=self._arrived_s,
+            prefixes=prompt.prefixes,
         )
         (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
         for modality, count in program.prompt_tokens.items():

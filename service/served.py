@@ -13,6 +13,7 @@ from torch import nn
 from service.codecs.bundle import Codecs
 from service.engine.engine import Lane, Limits
 from service.engine.params import modes_of
+from service.engine.prefixes import PrefixCache
 from service.engine.runner import ClipRunner, Runner, TokenRunner
 from service.engine.snapshots import SnapshotFormat, fingerprint_of
 from service.features.extract import Extractor
@@ -90,6 +91,7 @@ class GenerativeModel:
     codecs: Codecs
     lane: Lane
     snapshots: SnapshotFormat
+    prefixes: PrefixCache
     weight_bytes: int
     deterministic: bool
     card: dict[str, Any]
@@ -116,8 +118,9 @@ class GenerativeModel:
         card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
         deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
+        prefixes = PrefixCache(config.name, settings.prefix_cache_bytes, settings.chunk_steps, metrics)
         weight_bytes = _weight_bytes(checkpoint.model)
-        return cls(config.name, config, codecs, lane, snapshots, weight_bytes, deterministic, card)
+        return cls(config.name, config, codecs, lane, snapshots, prefixes, weight_bytes, deterministic, card)
 
     @property
     def vocabulary(self) -> Vocabulary:
