@@ -15,9 +15,11 @@ from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
 from service.engine.prefixes import Prefixes
 from service.engine.request import Request
+from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
-from service.job import Job
 from service.served import GenerativeModel, media_limits
+from service.sessions.conversation import begin_with, with_unread
+from service.sessions.writing import Writing
 
 if TYPE_CHECKING:
     from service.runtime import Runtime
@@ -25,13 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """A prompt that is encoded."""
+    """A prompt that is encoded, and what it goes on from or may begin from."""
 
     ids: Sequence[int]
-    prefixes: Prefixes
+    state: Snapshot | None
+    prefixes: Prefixes | None
 
 
-class Generating(Job[Generation]):
+class Generating(Writing[Generation]):
     """One generation on its way. `sequences`: how many the engine will run for it."""
 
     def __init__(
@@ -42,11 +45,15 @@ class Generating(Job[Generation]):
         deadline: float | None,
         request_id: str,
         listener: Listener | None,
+        session_id: str | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         """Raises InvalidInput at the parameter that the model or the service cannot follow."""
-        super().__init__(runtime, deadline, request_id)
-        self.model, self.params, self.listener = model, params, listener
+        super().__init__(runtime, deadline, request_id, session_id)
+        self.model, self.params, self.listener, self.snapshot = model, params, listener, snapshot
         params.check(model.vocabulary)
+        if session_id is not None and params.n != 1:
+            raise InvalidInput.at(("n",), f"a session goes on with one answer, {params.n} came; fork it for others")
         if params.stop and model.codecs.text is None:
             raise InvalidInput.at(("stop",), "this model has no text codec, so that its ids have no text to stop at")
         self.sequences, slots = rows_needed(params, model.vocabulary), runtime.settings.slots
@@ -63,14 +70,16 @@ class Generating(Job[Generation]):
     def _encode(self, parts: Sequence[PromptPart]) -> _Prompt:
         begun, limits, vocabulary = time.monotonic(), media_limits(self.runtime.settings), self.model.vocabulary
         encoded = encode_parts(parts, vocabulary, self.model.codecs, limits)
-        begin = [] if vocabulary.bos is None else [vocabulary.bos]
+        begin, state = begin_with(self.hold(self.model.name) or self.snapshot, vocabulary)
         ids = joined(begin, encoded, vocabulary, limits)
         if len(ids) + self.params.max_tokens > limits.max_steps:
             fault = f"{self.params.max_tokens} after a prompt of {len(ids)} tokens"
             raise InvalidInput.at(("max_tokens",), f"{fault} is over the limit of {limits.max_steps} in all")
-        prefixes = self.model.prefixes.plan(ids, accumulate(map(len, encoded), initial=len(begin)))
+        prefixes = None
+        if state is None:
+            prefixes = self.model.prefixes.plan(ids, accumulate(map(len, encoded), initial=len(begin)))
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
-        return _Prompt(ids, prefixes)
+        return _Prompt(ids, state, prefixes)
 
     def _infer(self, prompt: _Prompt) -> None:
         model, metrics = self.model, self.runtime.metrics
@@ -83,6 +92,8 @@ class Generating(Job[Generation]):
             listener=self._tell,
             deterministic=model.deterministic,
             arrived_s=self._arrived_s,
+            restore=prompt.state,
+            capture=self.session_id is not None,
             prefixes=prompt.prefixes,
         )
         (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
@@ -112,5 +123,10 @@ class Generating(Job[Generation]):
             return
         if (error := result.exception()) is not None:
             self.fail(error)
+            return
+        generation = result.result()
+        if generation.snapshot is None:
+            self.succeed(generation)
         else:
-            self.succeed(result.result())
+            codec = self.model.codecs.text
+            self.keep(with_unread(generation.snapshot, generation.unread, codec), generation)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.engine.clip_program import ClipProgram
 from service.engine.generation_program import GenerationProgram
+from service.engine.reading_program import ReadingProgram
 from service.engine.request import Batch, Work
 from service.engine.sampling import Drawn, draw
 from service.engine.snapshots import Snapshot, is_sound
@@ -144,7 +145,7 @@ class TokenRunner(Runner[TokenChunk]):
     def chunk(self, works: Sequence[Work], packing: Packing) -> TokenChunk:
         """The tokens that the works read."""
         return TokenChunk(
-            tokens=torch.tensor([i for work in works for i in _generation(work).tokens(work)]), **vars(packing)
+            tokens=torch.tensor([i for work in works for i in _reading(work).tokens(work)]), **vars(packing)
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Drawn | None]:
@@ -152,7 +153,7 @@ class TokenRunner(Runner[TokenChunk]):
         rows = {(work.request, work.row): logits[-1] for work, logits in zip(works, values, strict=True) if len(logits)}
         drawn = []
         for work in works:
-            spec, twin = _generation(work).draw(work), None
+            spec, twin = _reading(work).draw(work), None
             if spec is not None and spec.guided_by is not None:
                 twin = rows[work.request, spec.guided_by]
             drawn.append(None if spec is None else draw(spec, rows[work.request, work.row], twin))
@@ -165,7 +166,7 @@ def _clip(work: Work) -> ClipProgram:
     return program
 
 
-def _generation(work: Work) -> GenerationProgram:
+def _reading(work: Work) -> GenerationProgram | ReadingProgram:
     program = work.request.program
-    assert isinstance(program, GenerationProgram)
+    assert isinstance(program, GenerationProgram | ReadingProgram)
     return program
