@@ -24,6 +24,7 @@ RECENT = 64  # prompts that a new one is compared with
 REMEMBERED = 4096  # divergences, and states that were forgotten
 LEAST_SHARED = 8  # tokens that prompts must share before the place where they part is worth a state
 MOST_PARTINGS = 4  # of those, in one prompt
+END_BORDERS = 4  # of a prompt's parts, the first so many and the last: each is a batch more before the first token
 
 Ids = NDArray[np.int64]
 
@@ -47,7 +48,8 @@ class PrefixCache:
         ids = np.asarray(prompt, np.int64)
         if self.budget_bytes == 0 or len(ids) < 2:
             return Prefixes(self, ids, {})
-        places = {place for place in borders if 2 <= place < len(ids)}
+        between = sorted({place for place in borders if 2 <= place < len(ids)})
+        places = {*between[:END_BORDERS], *between[-END_BORDERS:]}
         places |= {*range(self.every, len(ids), self.every), len(ids) - 1, len(ids)}
         with self._lock:
             recent = list(self._recent)

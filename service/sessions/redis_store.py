@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service.errors import Overloaded
 from service.sessions.session import Stored, no_session, overtaken, two_writers
@@ -56,7 +58,11 @@ class RedisStore:
     """See `Store`."""
 
     def __init__(self, url: str) -> None:
-        self._redis: Any = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        # Once more, for a connection that was closed meanwhile; the client's own patience is for whoever can wait.
+        again = Retry(NoBackoff(), 1)
+        self._redis: Any = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again
+        )
         self._acquire, self._write, self._release = map(self._redis.register_script, (_ACQUIRE, _WRITE, _RELEASE))
 
     @_answers

@@ -126,6 +126,13 @@ def test_states_are_left_at_the_borders_of_parts_and_every_so_many_tokens() -> N
         assert desk.generate(other)[0].cached_tokens == expected + (cut == 30)
 
 
+def test_a_prompt_of_many_parts_leaves_states_at_its_first_and_its_last() -> None:
+    desk = Desk()
+    assert desk.cache is not None
+    plan = desk.cache.plan(range(60), range(2, 60, 2))
+    assert list(plan.places) == [2, 4, 6, 8, 52, 54, 56, 58, 59, 60]
+
+
 def test_where_prompts_part_a_state_is_left_by_the_second_that_does() -> None:
     """The first prompt cannot know where others will leave it, and one that leaves it may be the only one."""
     shared = random_prompt(1, LEAST_SHARED + 3)
