@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 from torch import Tensor
 
 from service.errors import InvalidInput, SessionConflict
@@ -34,6 +33,7 @@ _STATE, _ASIDE = "state.", "aside."
 _ENTRIES = {"format", "model", "fingerprint", "steps", "notes", "checksum"}
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 _ASIDE_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "I16": np.int16, "BOOL": np.bool_}
+_NAMES = {np.dtype(kind): name for name, kind in _ASIDE_DTYPES.items()}
 
 Array = NDArray[Any]
 
@@ -106,7 +106,7 @@ class SnapshotFormat:
         return replace(snapshot, rows=rows)
 
     def dump(self, snapshot: Snapshot) -> bytes:
-        """As safetensors: `state.*` and `aside.*`, and the rest in the metadata."""
+        """As safetensors: `state.*`, `aside.*`, the rest in the metadata. The same state gives the same bytes."""
         arrays = {_STATE + name: row.cpu().numpy() for name, row in snapshot.rows.items()}
         arrays |= {_ASIDE + name: np.ascontiguousarray(array) for name, array in snapshot.aside.items()}
         metadata = {
@@ -116,9 +116,7 @@ class SnapshotFormat:
             "steps": str(snapshot.steps),
             "notes": json.dumps(dict(snapshot.notes), sort_keys=True),
         }
-        metadata["checksum"] = _checksum(metadata, {name: array.tobytes() for name, array in arrays.items()})
-        data: bytes = save(arrays, metadata)
-        return data
+        return _written(metadata, arrays)
 
     def load(self, data: bytes) -> Snapshot:
         """Parse bytes from anywhere.
@@ -146,6 +144,21 @@ class SnapshotFormat:
             {name: _aside(name, entry) for name, entry in aside.items()},
             json.loads(metadata["notes"]),
         )
+
+
+def _written(metadata: Mapping[str, str], arrays: Mapping[str, Array]) -> bytes:
+    """A safetensors file. The library's own writer puts the metadata in another order each time."""
+    data = {name: arrays[name].tobytes() for name in sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))}
+    header: dict[str, Any] = {"__metadata__": {**metadata, "checksum": _checksum(metadata, data)}}
+    begin = 0
+    for name, content in data.items():
+        end = begin + len(content)
+        kind = _NAMES[arrays[name].dtype]
+        header[name] = {"dtype": kind, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, *data.values()))
 
 
 def made_by(data: bytes) -> tuple[str, str]:

@@ -124,6 +124,10 @@ def test_bytes_hold_the_same_bits_and_what_lies_beside() -> None:
     assert {name: (array.dtype, array.tolist()) for name, array in back.aside.items()} == {
         name: (array.dtype, array.tolist()) for name, array in aside.items()
     }
+    assert FORMAT.dump(back) == FORMAT.dump(snapshot)
+    assert set(load(FORMAT.dump(snapshot))) == {f"state.{name}" for name in snapshot.rows} | {
+        f"aside.{name}" for name in aside
+    }
     assert made_by(FORMAT.dump(snapshot)) == ("tiny", "f" * 64)
     assert back.bytes == snapshot.bytes == sum(map(len, bits(snapshot).values())) + 10 + 16 + 16
 
