@@ -105,6 +105,12 @@ def test_a_state_that_is_not_finite_fails_its_request() -> None:
         run(ClipProgram(huge, capture=True))
 
 
+def test_a_state_is_of_one_size_however_long_its_sequence() -> None:
+    short, long = a_snapshot(2), a_snapshot(400)
+    assert short.bytes == long.bytes
+    assert abs(len(FORMAT.dump(short)) - len(FORMAT.dump(long))) <= 8  # the number of steps has more digits
+
+
 def test_only_rows_of_a_prefix_are_renewed() -> None:
     snapshot = a_snapshot()
     renewed = FORMAT.renewed(snapshot, "pool_")
