@@ -5,6 +5,7 @@
     ├── InvalidInput       422  readable but wrong; names the fields
     ├── Unauthorized       401
     ├── NotFound           404
+    ├── SessionConflict    409  two writers on one session, or a state of another model
     ├── TooLarge           413  over a limit of size, duration or steps
     ├── UnsupportedMedia   415  a content type that no route reads
     ├── RateLimited        429
@@ -66,6 +67,10 @@ class Unauthorized(ServiceError):
 
 class NotFound(ServiceError):
     status, code, title = 404, "not_found", "Not found"
+
+
+class SessionConflict(ServiceError):
+    status, code, title = 409, "session_conflict", "Session conflict"
 
 
 class TooLarge(ServiceError):

@@ -5,22 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from service.codecs.prompt import PromptPart, encode_prompt
+from service.codecs.prompt import PromptPart, encode_parts, joined
 from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
 from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
+from service.engine.prefixes import Prefixes
 from service.engine.request import Request
+from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
-from service.job import Job
 from service.served import GenerativeModel, media_limits
+from service.sessions.conversation import begin_with, with_unread
+from service.sessions.writing import Writing
 
 if TYPE_CHECKING:
     from service.runtime import Runtime
 
 
-class Generating(Job[Generation]):
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt that is encoded, and what it goes on from or may begin from."""
+
+    ids: Sequence[int]
+    state: Snapshot | None
+    prefixes: Prefixes | None
+
+
+class Generating(Writing[Generation]):
     """One generation on its way. `sequences`: how many the engine will run for it."""
 
     def __init__(
@@ -31,11 +45,15 @@ class Generating(Job[Generation]):
         deadline: float | None,
         request_id: str,
         listener: Listener | None,
+        session_id: str | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         """Raises InvalidInput at the parameter that the model or the service cannot follow."""
-        super().__init__(runtime, deadline, request_id)
-        self.model, self.params, self.listener = model, params, listener
+        super().__init__(runtime, deadline, request_id, session_id)
+        self.model, self.params, self.listener, self.snapshot = model, params, listener, snapshot
         params.check(model.vocabulary)
+        if session_id is not None and params.n != 1:
+            raise InvalidInput.at(("n",), f"a session goes on with one answer, {params.n} came; fork it for others")
         if params.stop and model.codecs.text is None:
             raise InvalidInput.at(("stop",), "this model has no text codec, so that its ids have no text to stop at")
         self.sequences, slots = rows_needed(params, model.vocabulary), runtime.settings.slots
@@ -49,26 +67,34 @@ class Generating(Job[Generation]):
         """Start in the feature workers. Raises Overloaded."""
         self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
 
-    def _encode(self, parts: Sequence[PromptPart]) -> list[int]:
-        begun, limits = time.monotonic(), media_limits(self.runtime.settings)
-        prompt = encode_prompt(parts, self.model.vocabulary, self.model.codecs, limits)
-        if len(prompt) + self.params.max_tokens > limits.max_steps:
-            fault = f"{self.params.max_tokens} after a prompt of {len(prompt)} tokens"
+    def _encode(self, parts: Sequence[PromptPart]) -> _Prompt:
+        begun, limits, vocabulary = time.monotonic(), media_limits(self.runtime.settings), self.model.vocabulary
+        encoded = encode_parts(parts, vocabulary, self.model.codecs, limits)
+        begin, state = begin_with(self.hold(self.model.name) or self.snapshot, vocabulary)
+        ids = joined(begin, encoded, vocabulary, limits)
+        if len(ids) + self.params.max_tokens > limits.max_steps:
+            fault = f"{self.params.max_tokens} after a prompt of {len(ids)} tokens"
             raise InvalidInput.at(("max_tokens",), f"{fault} is over the limit of {limits.max_steps} in all")
+        prefixes = None
+        if state is None:
+            prefixes = self.model.prefixes.plan(ids, accumulate(map(len, encoded), initial=len(begin)))
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
-        return prompt
+        return _Prompt(ids, state, prefixes)
 
-    def _infer(self, prompt: Sequence[int]) -> None:
+    def _infer(self, prompt: _Prompt) -> None:
         model, metrics = self.model, self.runtime.metrics
         text = model.codecs.text
         program = GenerationProgram(
-            prompt,
+            prompt.ids,
             self.params,
             model.vocabulary,
             bytes_of=(lambda token: b"") if text is None else text.bytes_of,
             listener=self._tell,
             deterministic=model.deterministic,
             arrived_s=self._arrived_s,
+            restore=prompt.state,
+            capture=self.session_id is not None,
+            prefixes=prompt.prefixes,
         )
         (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
         for modality, count in program.prompt_tokens.items():
@@ -97,5 +123,10 @@ class Generating(Job[Generation]):
             return
         if (error := result.exception()) is not None:
             self.fail(error)
+            return
+        generation = result.result()
+        if generation.snapshot is None:
+            self.succeed(generation)
         else:
-            self.succeed(result.result())
+            codec = self.model.codecs.text
+            self.keep(with_unread(generation.snapshot, generation.unread, codec), generation)

@@ -26,7 +26,8 @@ class Metrics:
 
     Labels: `phase` of a batch is decode (tokens of answers only), step (one step of each clip) or prefill; `phase` of a
     cancellation is where it struck (queue, features, inference); `direction` is input or output; `state` is used or
-    total; `kind` of the host's memory is weights, state_pool or rss.
+    total; `kind` of the host's memory is weights, state_pool or rss; `tier` is host or store; `reason` of a
+    miss is new, evicted, short (no token could be left out) or off.
     """
 
     def __init__(self) -> None:
@@ -73,6 +74,19 @@ class Metrics:
         self.requests_running = gauge("requests_running", "Requests that own a slot.", ("model",))
         self.requests_waiting = gauge("requests_waiting", "Requests admitted and without a slot.", ("model",))
         self.state_slots = gauge("state_slots", "Rows of the state pool.", ("model", "state"))
+        self.sessions = gauge("sessions", "Sessions that a tier keeps.", ("model", "tier"))
+        self.snapshot_bytes = gauge(
+            "snapshot_bytes", "States that are kept, counted by each that keeps them.", ("model", "tier")
+        )
+        self.snapshot_hits_total = counter(
+            "snapshot_hits_total", "Prompts whose beginning was there.", ("model", "tier")
+        )
+        self.snapshot_misses_total = counter(
+            "snapshot_misses_total", "Prompts whose beginning was not there.", ("model", "tier", "reason")
+        )
+        self.snapshot_evictions_total = counter(
+            "snapshot_evictions_total", "States that were given up for lack of room.", ("model", "tier")
+        )
         self.rejections_total = counter("rejections_total", "Requests refused, by error code.", ("reason",))
         self.cancellations_total = counter(
             "cancellations_total", "Requests ended early: client gone, or out of time.", ("phase",)

@@ -11,23 +11,34 @@ from typing import TYPE_CHECKING
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.prediction import Prediction, PredictOptions, predict_from, without
 from service.engine.request import Request
+from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
 from service.features.types import Clip, Media, Steps
-from service.job import Job
 from service.served import ServedModel
+from service.sessions.writing import Writing
 
 if TYPE_CHECKING:
     from service.runtime import Runtime
 
 
-class Predicting(Job[Prediction]):
+class Predicting(Writing[Prediction]):
     """One clip on its way. `sequences`: how many the engine will run for it."""
 
     def __init__(
-        self, runtime: Runtime, model: ServedModel, options: PredictOptions, deadline: float | None, request_id: str
+        self,
+        runtime: Runtime,
+        model: ServedModel,
+        options: PredictOptions,
+        deadline: float | None,
+        request_id: str,
+        session_id: str | None = None,
     ) -> None:
-        super().__init__(runtime, deadline, request_id)
+        """Raises InvalidInput for what a session cannot be asked."""
+        super().__init__(runtime, deadline, request_id, session_id)
+        if session_id is not None and options.attribution:
+            raise InvalidInput.at(("attribution",), "a session has no state that went without a modality; leave it out")
         self.model, self.options = model, options
+        self._state: Snapshot | None = None
         self.attributed = options.attribution and not model.config.model.dense
         # Attribution runs the clip once more for each modality.
         self.sequences = 1 + (len(model.config.model.modalities) if self.attributed else 0)
@@ -42,19 +53,21 @@ class Predicting(Job[Prediction]):
         clip = self.model.extractor.extract(media, features)
         if self.model.config.model.dense:
             _check_complete(clip, list(self.model.config.model.modalities))
+        self._state = self.hold(self.model.name)
         seconds = time.monotonic() - begun
         self.features_ms = 1e3 * seconds
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(seconds)
         return clip
 
     def _infer(self, clip: Clip) -> None:
-        requests = {"": self._request(clip, read_all=self.options.timeline)}
+        program = ClipProgram(clip, self.options.timeline, restore=self._state, capture=self.session_id is not None)
+        requests = {"": Request(self.request_id, program, self.deadline)}
         names = list(self.model.config.model.modalities)
         if self.attributed:
             for name in names:
                 rest = without(clip, names, name)
                 if rest is not None and clip.present[names.index(name)].any():
-                    requests[name] = self._request(rest)
+                    requests[name] = Request(self.request_id, ClipProgram(rest), self.deadline)
         results = self.runtime.engine.submit(self.model.lane.name, list(requests.values()))
         for name, row in zip(names, clip.present, strict=True):
             counter = self.runtime.metrics.steps_total.labels(self.model.name, name, "input")
@@ -78,9 +91,6 @@ class Predicting(Job[Prediction]):
         for result in results:
             result.add_done_callback(arrived)
 
-    def _request(self, clip: Clip, *, read_all: bool = False) -> Request[Result]:
-        return Request(self.request_id, ClipProgram(clip, read_all), self.deadline)
-
     def _compose(self, clip: Clip, results: Mapping[str, Future[Result]]) -> None:
         outputs = {name: result.result() for name, result in results.items()}
         whole = outputs.pop("")
@@ -98,7 +108,10 @@ class Predicting(Job[Prediction]):
         except Exception as error:
             self.fail(error)
             return
-        self.succeed(prediction)
+        if whole.snapshot is None:
+            self.succeed(prediction)
+        else:
+            self.keep(whole.snapshot, prediction)
 
 
 def _check_complete(clip: Clip, names: Sequence[str]) -> None:

@@ -11,20 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Literal, TypeVar, overload
 
+from service.advancing import Advancing
 from service.codecs.prompt import PromptPart
 from service.engine.admission import Admission
+from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import DOWN, Engine
 from service.engine.generation import Generation, Listener
 from service.engine.params import SamplingParams
 from service.engine.prediction import Prediction, PredictOptions
+from service.engine.snapshots import Snapshot
 from service.errors import Draining, EngineDown, InvalidInput, NotFound
-from service.features.types import Media, Steps
+from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
 from service.job import Job
 from service.metrics import Metrics
 from service.predicting import Predicting
+from service.reading import Reading, ReadingJob
 from service.served import GenerativeModel, ServedModel, load_model
+from service.sessions.sessions import Sessions
+from service.sessions.stores import open_store
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -45,6 +51,13 @@ class Runtime:
         self.engine = Engine([model.lane for model in models.values()], threads=settings.threads)
         self.admission = Admission(settings.slots + settings.max_waiting)
         self.workers = FeatureWorkers(settings.feature_threads, self.admission.limit)
+        self.sessions = Sessions(
+            {model.name: model.snapshots for model in models.values()},
+            metrics,
+            ttl_s=settings.session_ttl_s,
+            budget_bytes=settings.session_bytes,
+            store=None if settings.session_store is None else open_store(settings.session_store),
+        )
 
     @classmethod
     def start(cls, settings: Settings, metrics: Metrics) -> Runtime:
@@ -112,14 +125,35 @@ class Runtime:
         *,
         deadline: float | None,
         request_id: str,
+        session_id: str | None = None,
     ) -> Future[Prediction]:
         """Predict one clip. Refuses at once (Draining, EngineDown, Overloaded), before anything is decoded.
 
-        deadline in time.monotonic() seconds. The future fails with a ServiceError; cancelling it ends the work.
+        deadline in time.monotonic() seconds. The future fails with a ServiceError; cancelling it ends the work. With
+        session_id the clip's steps follow those of the session, and the session keeps the state after them.
         """
         self._check_open()
-        job = Predicting(self, model, options, deadline, request_id)
+        job = Predicting(self, model, options, deadline, request_id, session_id)
         return self._admit(job, job.sequences, lambda: job.start(media, features))
+
+    def advance(
+        self,
+        model: ServedModel,
+        clip: Clip,
+        *,
+        restore: Snapshot | None = None,
+        read_all: bool = False,
+        deadline: float | None,
+        request_id: str,
+    ) -> Future[Result]:
+        """Run a clip's steps from a state (None: the initial one) -> the head's outputs, and the state after them.
+
+        The clip must be of at least one step and `restore` of this model. Refuses at once as `submit` does.
+        """
+        self._check_open()
+        job = Advancing(self, deadline, request_id)
+        program = ClipProgram(clip, read_all, restore=restore, capture=True)
+        return self._admit(job, 1, lambda: job.start(model, program))
 
     def generate(
         self,
@@ -130,14 +164,31 @@ class Runtime:
         deadline: float | None,
         request_id: str,
         listener: Listener | None = None,
+        session_id: str | None = None,
+        snapshot: Snapshot | None = None,
     ) -> Future[Generation]:
         """Answer one prompt. Refuses at once as `submit` does, and with InvalidInput where `params` are at fault.
 
-        listener is told of every token as it is drawn, on the engine's thread; the future resolves after that.
+        listener is told of every token as it is drawn, on the engine's thread; the future resolves after that. With
+        session_id the prompt goes on from the session, which keeps the state after the answer; with snapshot, from it.
         """
         self._check_open()
-        job = Generating(self, model, params, deadline, request_id, listener)
+        job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot)
         return self._admit(job, job.sequences, lambda: job.start(prompt))
+
+    def read(
+        self,
+        model: GenerativeModel,
+        prompt: Sequence[PromptPart],
+        session_id: str,
+        *,
+        deadline: float | None,
+        request_id: str,
+    ) -> Future[Reading]:
+        """Let a session read a prompt's parts, without an answer. Refuses at once as `submit` does."""
+        self._check_open()
+        job = ReadingJob(self, model, deadline, request_id, session_id)
+        return self._admit(job, 1, lambda: job.start(prompt))
 
     def close(self, drain_s: float) -> None:
         """Refuse new work, let what is inside finish for up to `drain_s` seconds, then stop."""
@@ -147,6 +198,7 @@ class Runtime:
             time.sleep(DRAIN_POLL_S)
         self.engine.stop()
         self.workers.close()
+        self.sessions.close()
 
     def _check_open(self) -> None:
         if self.draining:

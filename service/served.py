@@ -13,11 +13,14 @@ from torch import nn
 from service.codecs.bundle import Codecs
 from service.engine.engine import Lane, Limits
 from service.engine.params import modes_of
+from service.engine.prefixes import PrefixCache
 from service.engine.runner import ClipRunner, Runner, TokenRunner
+from service.engine.snapshots import SnapshotFormat, fingerprint_of
 from service.features.extract import Extractor
 from service.features.limits import MediaLimits
 from service.features.recipes import FeatureSpec
 from service.metrics import Metrics
+from service.models.base import RecurrentModel
 from service.models.checkpoint import CheckpointConfig, load_checkpoint
 from service.models.generative_checkpoint import ARCHITECTURE as GENERATIVE
 from service.models.generative_checkpoint import GenerativeConfig, load_generative
@@ -36,6 +39,7 @@ class ServedModel:
     config: CheckpointConfig
     extractor: Extractor
     lane: Lane
+    snapshots: SnapshotFormat
     weight_bytes: int
     card: dict[str, Any]
 
@@ -49,8 +53,10 @@ class ServedModel:
             extractor = Extractor(spec, folder, dict(config.model.modalities), media_limits(settings))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        runner = ClipRunner(checkpoint.model, config.model.modalities, settings.slots)
-        values, recipes = config.to_json(), config.features["modalities"]
+        values = config.to_json()
+        snapshots = _snapshots(folder, values, ("model", "features"), checkpoint.model, settings)
+        runner = ClipRunner(checkpoint.model, config.model.modalities, settings.slots, snapshots.fingerprint)
+        recipes = config.features["modalities"]
         card = {
             "recipe": {
                 "clock": config.features["clock"],
@@ -64,7 +70,7 @@ class ServedModel:
             **config.card,
         }
         lane = _lane(config.name, runner, settings, metrics)
-        return cls(config.name, config, extractor, lane, _weight_bytes(checkpoint.model), card)
+        return cls(config.name, config, extractor, lane, snapshots, _weight_bytes(checkpoint.model), card)
 
     def warm(self) -> None:
         """Do once what takes longer the first time."""
@@ -84,6 +90,8 @@ class GenerativeModel:
     config: GenerativeConfig
     codecs: Codecs
     lane: Lane
+    snapshots: SnapshotFormat
+    prefixes: PrefixCache
     weight_bytes: int
     deterministic: bool
     card: dict[str, Any]
@@ -97,8 +105,9 @@ class GenerativeModel:
             codecs = Codecs.load(folder, config.codecs, config.vocabulary)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        runner = TokenRunner(checkpoint.model, settings.slots)
         values = config.to_json()
+        snapshots = _snapshots(folder, values, ("model", "vocabulary", "codecs"), checkpoint.model, settings)
+        runner = TokenRunner(checkpoint.model, settings.slots, snapshots.fingerprint)
         card = {
             "modes": list(modes_of(config.vocabulary)),
             **{entry: values[entry] for entry in ("vocabulary", "generation")},
@@ -109,7 +118,9 @@ class GenerativeModel:
         card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
         deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
-        return cls(config.name, config, codecs, lane, _weight_bytes(checkpoint.model), deterministic, card)
+        prefixes = PrefixCache(config.name, settings.prefix_cache_bytes, settings.chunk_steps, metrics)
+        weight_bytes = _weight_bytes(checkpoint.model)
+        return cls(config.name, config, codecs, lane, snapshots, prefixes, weight_bytes, deterministic, card)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -143,6 +154,14 @@ def media_limits(settings: Settings) -> MediaLimits:
 
 def _lane(name: str, runner: Runner[Any], settings: Settings, metrics: Metrics) -> Lane:
     return Lane(name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
+
+
+def _snapshots(
+    folder: Path, config: Mapping[str, Any], entries: tuple[str, ...], model: RecurrentModel[Any], settings: Settings
+) -> SnapshotFormat:
+    """entries: those of config.json that a state depends on."""
+    fingerprint = fingerprint_of(folder, {entry: config[entry] for entry in entries}, settings.backend)
+    return SnapshotFormat(config["name"], fingerprint, model.state_tensors())
 
 
 def _weight_bytes(model: nn.Module) -> int:

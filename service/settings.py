@@ -56,6 +56,16 @@ class Settings(BaseSettings):
     step_budget: int = Field(default=4096, ge=1, description="steps of all sequences in one batch")
     max_waiting: int = Field(default=256, ge=0, description="requests admitted beyond the slots")
 
+    prefix_cache_bytes: int = Field(
+        default=256 * 2**20, ge=0, description="of states after beginnings of prompts, a model; 0 keeps none"
+    )
+
+    session_ttl_s: float = Field(default=3600.0, gt=0, description="from a session's last write")
+    session_bytes: int = Field(default=256 * 2**20, ge=1024, description="of sessions in this process's memory")
+    session_store: str | None = Field(
+        default=None, description="redis://… or unix://…: where replicas share sessions; None: in memory only"
+    )
+
     max_tokens: int = Field(default=4096, ge=1, description="of one choice of an answer, as a client may ask for")
     keep_alive_s: float = Field(default=15.0, gt=0, description="silence of a stream before a comment is sent")
 

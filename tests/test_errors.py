@@ -13,6 +13,7 @@ TABLE = {
     "InvalidInput": (422, "invalid_input"),
     "Unauthorized": (401, "unauthorized"),
     "NotFound": (404, "not_found"),
+    "SessionConflict": (409, "session_conflict"),
     "TooLarge": (413, "too_large"),
     "UnsupportedMedia": (415, "unsupported_media"),
     "RateLimited": (429, "rate_limited"),

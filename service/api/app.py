@@ -18,6 +18,7 @@ from service.api.models import models_router
 from service.api.openapi import install_openapi
 from service.api.predict import predict_router
 from service.api.problems import install_problems
+from service.api.sessions import sessions_router
 from service.runtime import Runtime
 
 
@@ -42,7 +43,7 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for make_router in (predict_router, generate_router, models_router, health_router, metrics_router):
+    for make_router in (predict_router, generate_router, sessions_router, models_router, health_router, metrics_router):
         app.include_router(make_router(edge))
     install_problems(app, runtime.metrics)
     install_openapi(app)

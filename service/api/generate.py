@@ -16,6 +16,7 @@ from service.api.generate_answer import Answering, generation_body
 from service.api.generate_request import GenerateRequest, read_generate, sampling_of
 from service.api.generate_stream import GenerationStream
 from service.api.openapi import JSON, generate_docs
+from service.api.origin import Origin, origin_of
 from service.api.sse import EventStream
 from service.api.waiting import deadline_of, header_deadline_ms, last_moment, result, unless_gone, until
 from service.engine.generation import Generation, Listener
@@ -35,7 +36,8 @@ def generate_router(edge: Edge) -> APIRouter:
         budget_ms = header_deadline_ms(request, settings)
         call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.body.deadline_ms, settings)
-        generating = _Generating(edge, call, deadline, caller.id)
+        origin = await until(deadline, origin_of(edge, call.body))
+        generating = _Generating(edge, call, origin, deadline, caller.id)
         if not call.body.stream:
             return Response(await unless_gone(request, generating.whole()), media_type=JSON)
         stream = GenerationStream(edge, generating.answering, deadline)
@@ -55,10 +57,10 @@ async def _read(edge: Edge, request: Request) -> GenerateRequest:
 class _Generating:
     """One request, checked against its model and not yet submitted."""
 
-    def __init__(self, edge: Edge, call: GenerateRequest, deadline: float, call_id: str) -> None:
-        """Raises NotFound, InvalidInput."""
-        self.edge, self.call, self.deadline = edge, call, deadline
-        self.model: GenerativeModel = edge.runtime.model(call.body.model, "generation")
+    def __init__(self, edge: Edge, call: GenerateRequest, origin: Origin, deadline: float, call_id: str) -> None:
+        """Raises InvalidInput."""
+        self.edge, self.call, self.origin, self.deadline = edge, call, origin, deadline
+        self.model = origin.model
         config = self.model.config
         params = sampling_of(call.body, config, edge.runtime.settings.max_tokens)
         self.answering = Answering(call_id, config, self.model.codecs, params, call.body.tokens)
@@ -74,6 +76,8 @@ class _Generating:
             deadline=self.deadline,
             request_id=self.answering.id,
             listener=listener,
+            session_id=self.call.body.session_id,
+            snapshot=self.origin.snapshot,
         )
 
     async def whole(self) -> bytes:

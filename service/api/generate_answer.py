@@ -67,7 +67,7 @@ def metadata(answering: Answering, generation: Generation) -> dict[str, Any]:
         "usage": {
             "prompt_tokens": _present(generation.prompt_tokens),
             "completion_tokens": _counted((token for c in generation.choices for token in c.tokens), vocabulary),
-            "cached_tokens": 0,
+            "cached_tokens": generation.cached_tokens,
         },
         "timing_ms": {
             "queue": round(1e3 * generation.queue_s, 3),

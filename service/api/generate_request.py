@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,7 +20,6 @@ from service.models.generative_checkpoint import GenerativeConfig
 N = TypeVar("N", int, float)
 
 RANDOM_SEEDS = 2**53  # those that a client whose numbers are doubles can send back
-_LATER = "sessions are not served yet; leave it out and send the whole prompt"
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,19 @@ def checked(document: Any, max_media_bytes: int) -> GenerateRequest:
     try:
         body = GenerateBody.model_validate(document)
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_context=False, include_input=False)
-        raise invalid([_fault(fault) for fault in faults]) from None
-    return GenerateRequest(body, tuple(_part(part, index, max_media_bytes) for index, part in enumerate(body.prompt)))
+        raise faulty(error) from None
+    return GenerateRequest(body, parts_from(body.prompt, max_media_bytes))
+
+
+def parts_from(prompt: Sequence[PartField], max_media_bytes: int) -> tuple[PromptPart, ...]:
+    """The prompt's parts with their files decoded from base64. Raises InvalidInput, TooLarge."""
+    return tuple(_part(part, index, max_media_bytes) for index, part in enumerate(prompt))
+
+
+def faulty(error: ValidationError) -> InvalidInput:
+    """pydantic's faults of a body with a prompt."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    return invalid([_fault(fault) for fault in faults])
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,8 +64,6 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
         elif fault["type"].startswith("union_tag") or fault["type"] == "model_attributes_type":
             known = '{"type": "text" | "image" | "audio" | "tokens", …}'
             return {**fault, "loc": loc, "type": "value_error", "msg": f"a part is expected: {known}"}
-    if loc in (("session_id",), ("snapshot",)):
-        return {**fault, "loc": loc, "type": "value_error", "msg": _LATER}
     return {**fault, "loc": loc}
 
 

@@ -44,7 +44,7 @@ class TokensField(Strict):
 PartField = Annotated[TextField | ImageField | AudioField | TokensField, Field(discriminator="type")]
 
 
-def _parts(value: Any) -> Any:
+def parts_of(value: Any) -> Any:
     """A string is one part of text."""
     if isinstance(value, str):
         return [TextField(type="text", text=value)]
@@ -68,7 +68,7 @@ def _each(number: dict[str, Any]) -> WithJsonSchema:
 
 
 _KINDS = ("Text", "Image", "Audio", "Tokens")
-_PROMPT = {
+PROMPT = {
     "anyOf": [
         {"type": "string"},
         {
@@ -94,8 +94,8 @@ class GenerateBody(Call):
 
     prompt: Annotated[
         Annotated[list[PartField], Field(min_length=1, max_length=MAX_PARTS)],
-        BeforeValidator(_parts),
-        WithJsonSchema(_PROMPT),
+        BeforeValidator(parts_of),
+        WithJsonSchema(PROMPT),
     ] = Field(description="Text, or parts of any modality of the model in any order.")
     mode: str = Field(
         default="interleaved", max_length=64, description="text-only, image-only, speech-only or interleaved."
@@ -126,6 +126,10 @@ class GenerateBody(Call):
     logprobs: int | None = Field(
         default=None, ge=0, le=MAX_LOGPROBS, description="Log probabilities, and so many of the likeliest beside."
     )
+    session_id: str | None = Field(
+        default=None, max_length=64, description="Go on from this session, which then has the prompt and the answer."
+    )
+    snapshot: str | None = Field(default=None, description="Base64 of a session's snapshot: go on from that state.")
     tokens: bool = Field(default=False, description="Also the answer's ids, of the whole vocabulary.")
     stream: bool = Field(default=False, description="Answer with server-sent events.")
 
@@ -191,7 +195,7 @@ class GenerationUsageOut(BaseModel):
 
     prompt_tokens: dict[str, int]
     completion_tokens: dict[str, int] = Field(description="Of all choices.")
-    cached_tokens: int
+    cached_tokens: int = Field(description="Of the prompt, those that another prompt began with and that did not run.")
 
 
 class GenerationTimingOut(BaseModel):

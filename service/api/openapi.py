@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
-from service.api import generate_schemas, schemas
+from service.api import generate_schemas, schemas, session_schemas
 from service.api.problems import MEDIA_TYPE
 from service.api.sse import EVENT_STREAM
 from service.served import GenerativeModel, ServedModel
@@ -33,6 +33,10 @@ _COMPONENTS = (
     generate_schemas.AudioField,
     generate_schemas.TokensField,
     generate_schemas.GenerationOut,
+    session_schemas.SessionBody,
+    session_schemas.SessionPrompt,
+    session_schemas.SessionOut,
+    session_schemas.ReadOut,
     schemas.Problem,
     schemas.ModelCard,
     schemas.ModelList,
@@ -46,6 +50,7 @@ _EVENTS = (
 )
 _BINARY = {"type": "string", "format": "binary"}
 _REFUSALS = (400, 404, 413, 415, 422, 503, 504)
+_WRITES = (409,)  # that a state of another model, or a session in use, is refused with
 _REQUEST_ID = {"X-Request-Id": {"description": "The client's, or a new one.", "schema": {"type": "string"}}}
 _HEADERS = [
     {
@@ -138,7 +143,42 @@ def generate_docs(model: GenerativeModel | None) -> dict[str, Any]:
         JSON: {"schema": _ref(generate_schemas.GenerationOut)},
         EVENT_STREAM: {"schema": {"type": "string", "description": _EVENTS}},
     }
-    return _docs(answer, _REFUSALS, {JSON: {"schema": _ref(generate_schemas.GenerateBody), "examples": samples}})
+    refusals = (*_REFUSALS, *_WRITES)
+    return _docs(answer, refusals, {JSON: {"schema": _ref(generate_schemas.GenerateBody), "examples": samples}})
+
+
+def create_docs() -> dict[str, Any]:
+    """OpenAPI of POST /sessions."""
+    body = {"schema": _ref(session_schemas.SessionBody), "examples": {"new": {"value": {}}}}
+    tensors = {"schema": _BINARY | {"description": "A snapshot as GET /sessions/{id}/snapshot gives it."}}
+    answer = {JSON: {"schema": _ref(session_schemas.SessionOut)}}
+    return _docs(answer, (*_REFUSALS, *_WRITES), {JSON: body, SAFETENSORS: tensors})
+
+
+def steps_docs() -> dict[str, Any]:
+    """OpenAPI of POST /sessions/{id}/steps."""
+    kinds = (schemas.PredictBody, session_schemas.SessionPrompt)
+    answers = (schemas.PredictionOut, session_schemas.ReadOut)
+    content = {
+        JSON: {"schema": {"anyOf": [_ref(kind) for kind in kinds]}},
+        FORM: {"schema": _ref(schemas.PredictForm)},
+        SAFETENSORS: {"schema": _BINARY},
+    }
+    answer = {JSON: {"schema": {"anyOf": [_ref(answer) for answer in answers]}}}
+    return _docs(answer, (*_REFUSALS, *_WRITES), content)
+
+
+def snapshot_docs() -> dict[str, Any]:
+    """OpenAPI of GET /sessions/{id}/snapshot."""
+    return _docs({SAFETENSORS: {"schema": _BINARY}}, (404, 409, 422, 503))
+
+
+def gone_docs() -> dict[str, Any]:
+    """OpenAPI of DELETE /sessions/{id}."""
+    docs = _docs({}, (404, 422, 503))
+    docs["responses"][204] = docs["responses"].pop(200) | {"description": HTTPStatus.NO_CONTENT.phrase}
+    del docs["responses"][204]["content"]
+    return docs | {"status_code": 204}
 
 
 def json_docs(answer: type[BaseModel], *refusals: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from service.engine.prediction import Prediction, PredictOptions
 from service.errors import DeadlineExceeded, InvalidInput, ServiceError, TooLarge
 from service.logs import request_id
 from service.served import ServedModel
+from service.sessions.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,9 @@ def predict_router(edge: Edge) -> APIRouter:
         caller = Caller.of(request)
         settings = edge.runtime.settings
         budget_ms = header_deadline_ms(request, settings)
-        call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
+        call = await until(last_moment(caller.arrived, budget_ms, settings), read_clip(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.options.deadline_ms, settings)
-        answer = await unless_gone(request, _answer(edge, call, deadline, caller.id))
+        answer = await unless_gone(request, answer_clip(edge, call, deadline, caller.id))
         return Response(answer, media_type=JSON)
 
     @router.post("/predict/batch", **batch_docs(model))
@@ -69,7 +70,8 @@ def predict_router(edge: Edge) -> APIRouter:
     return router
 
 
-async def _read(edge: Edge, request: Request) -> PredictRequest:
+async def read_clip(edge: Edge, request: Request) -> PredictRequest:
+    """The clip in any of the three encodings. Raises what a body can be refused with."""
     settings = edge.runtime.settings
     kind = media_type(request, JSON, FORM, SAFETENSORS)
     body = await read_body(request, settings.max_body_bytes)
@@ -78,13 +80,26 @@ async def _read(edge: Edge, request: Request) -> PredictRequest:
     return await edge.offload(len(body), from_json if kind == JSON else from_safetensors, body)
 
 
-async def _answer(edge: Edge, call: PredictRequest, deadline: float, call_id: str) -> bytes:
-    """Submit and wait -> the JSON of the prediction. Where the waiting ends early, the engine's work is cancelled."""
+async def answer_clip(
+    edge: Edge, call: PredictRequest, deadline: float, call_id: str, session: Session | None = None
+) -> bytes:
+    """Submit and wait -> the JSON of the prediction. Where the waiting ends early, the engine's work is cancelled.
+
+    With a session the clip goes on from it, by its model.
+    """
     if time.monotonic() >= deadline:
         raise DeadlineExceeded("the deadline passed while the request was read")
-    model = edge.runtime.model(call.options.model)
+    model = edge.runtime.model(call.options.model if session is None else session.model)
     options = PredictOptions(timeline=call.options.timeline, attribution=call.options.attribution)
-    future = edge.runtime.submit(model, call.media, call.features, options, deadline=deadline, request_id=call_id)
+    future = edge.runtime.submit(
+        model,
+        call.media,
+        call.features,
+        options,
+        deadline=deadline,
+        request_id=call_id,
+        session_id=None if session is None else session.id,
+    )
     prediction = await until(deadline, result(future))
     return await edge.offload(POINT_BYTES * len(prediction.timeline or ()), _json, prediction, call_id)
 
@@ -134,7 +149,7 @@ class _Batch:
         try:
             call = await self.edge.offload(len(line), from_json, line)
             deadline = deadline_of(start, None, call.options.deadline_ms, self.edge.runtime.settings)
-            answer = await _answer(self.edge, call, min(deadline, self.end or deadline), call_id)
+            answer = await answer_clip(self.edge, call, min(deadline, self.end or deadline), call_id)
         except Exception as error:
             if not isinstance(error, ServiceError):
                 log.exception("unexpected error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from service.codecs.bundle import IMAGE, SPEECH, Codecs
 from service.errors import InvalidInput, ServiceError, TooLarge
@@ -51,7 +52,16 @@ def encode_prompt(
 ) -> list[int]:
     """bos, the parts, and the sentinel before an answer, where there are such sentinels.
 
-    Text is as it is encoded, an image or a clip between its sentinels.
+    Text is as it is encoded, an image or a clip between its sentinels. Raises what `encode_parts` raises.
+    """
+    begin = [] if vocabulary.bos is None else [vocabulary.bos]
+    return joined(begin, encode_parts(parts, vocabulary, codecs, limits), vocabulary, limits)
+
+
+def encode_parts(
+    parts: Sequence[PromptPart], vocabulary: Vocabulary, codecs: Codecs, limits: MediaLimits
+) -> list[list[int]]:
+    """The ids of each part.
 
     Sizes are checked before what they are the sizes of is decoded. Raises InvalidInput and TooLarge at
     ("prompt", number of the part, field).
@@ -61,14 +71,25 @@ def encode_prompt(
         raise TooLarge.at(("prompt",), f"{chars} characters of text came; at most {limits.max_text_chars} are allowed")
     _check_length(sum(len(part.ids) for part in parts if isinstance(part, TokensPart)), limits)
     encoder = _Encoder(vocabulary, codecs, limits)
-    ids = [] if vocabulary.bos is None else [vocabulary.bos]
+    encoded: list[list[int]] = []
+    total = 0
     for index, part in enumerate(parts):
-        ids += encoder.encode(part, ("prompt", index))
-        _check_length(len(ids), limits)
+        encoded.append(encoder.encode(part, ("prompt", index)))
+        total += len(encoded[-1])
+        _check_length(total, limits)
+    return encoded
+
+
+def joined(
+    begin: Sequence[int], parts: Sequence[Sequence[int]], vocabulary: Vocabulary, limits: MediaLimits
+) -> list[int]:
+    """What a prompt begins with, its encoded parts, the sentinel before an answer. Raises InvalidInput, TooLarge."""
+    ids = [*begin, *chain.from_iterable(parts)]
     if vocabulary.answer is not None:
         ids.append(vocabulary.answer)
     if not ids:
         raise InvalidInput.at(("prompt",), "it is empty, and this model has no token to begin from; send some text")
+    _check_length(len(ids), limits)
     return ids
 
 

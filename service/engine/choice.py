@@ -17,6 +17,7 @@ class Choice:
 
     seen       text ids of the prompt, for the repetition penalty
     guided_by  the row that runs its unconditional twin, or None
+    dropped    bytes at the end of its last text that a stop string strikes, once it has ended
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Choice:
         self.state = State()
         self.finish_reason: str | None = None
         self._bytes_of, self._stops = bytes_of, _Stops(params.stop)
-        self._dropped = 0
+        self.dropped = 0
         self._told: list[TokenDrawn] = []
         self._seen = set(seen)
 
@@ -42,6 +43,11 @@ class Choice:
     def ended(self) -> bool:
         """Whether the last token is there."""
         return self.finish_reason is not None
+
+    @property
+    def undecided(self) -> int:
+        """Bytes at the end of its last text that a stop string strikes, or that may be the beginning of one."""
+        return self.dropped or self._stops.undecided
 
     @property
     def guided(self) -> bool:
@@ -77,21 +83,21 @@ class Choice:
         self.state = self.grammar.after(self.state, token)
         if self.grammar.is_word(token):
             self._seen.add(token)
-            self._dropped = self._stops.feed(self._bytes_of(token))
+            self.dropped = self._stops.feed(self._bytes_of(token))
         else:
             self._stops.clear()
-        if self.grammar.ended(self.state, token) or self._dropped:
+        if self.grammar.ended(self.state, token) or self.dropped:
             self.finish_reason = "stop"
         elif len(self.tokens) == self.params.max_tokens:
             self.finish_reason = "length"
         if self.finish_reason is None:
             return (told,)
-        return told, ChoiceEnded(self.index, self.finish_reason, self._dropped)
+        return told, ChoiceEnded(self.index, self.finish_reason, self.dropped)
 
     def result(self) -> ChoiceResult:
         """The answer, once it has ended."""
         assert self.finish_reason is not None, "an answer that goes on has no result"
-        return ChoiceResult(tuple(self.tokens), self.finish_reason, tuple(self._told), self._dropped)
+        return ChoiceResult(tuple(self.tokens), self.finish_reason, tuple(self._told), self.dropped)
 
 
 class _Stops:
@@ -108,6 +114,12 @@ class _Stops:
         self._tail = seen[len(seen) - min(self._kept, len(seen)) :]
         found = [place for string in self._strings if (place := seen.find(string)) >= 0]
         return len(seen) - min(found) if found else 0
+
+    @property
+    def undecided(self) -> int:
+        """How many of the last bytes may be the beginning of a string."""
+        tails = (self._tail[start:] for start in range(len(self._tail)))
+        return next((len(tail) for tail in tails if any(s.startswith(tail) for s in self._strings)), 0)
 
     def clear(self) -> None:
         """Forget what came: what comes next does not follow it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from service.engine.snapshots import Snapshot
+
 
 @dataclass(frozen=True)
 class TokenDrawn:
@@ -56,6 +58,11 @@ class Generation:
     prompt_tokens  by modality; sentinels are text, and bos is among them
     queue_s        until the first chunk ran; first_token_s and total_s count from the request's arrival
     deterministic  the backend gives the same bits whatever else is in the batch
+    cached_tokens  of the prompt, those that did not run: the state after them was there
+    snapshot       where it was asked for, the state after prompt and answer; where the answer ended at a stop string,
+                   after the last token before the match
+    unread         bytes of the answer's text that are part of it, and that the snapshot has not read: what the token
+                   with which the match begins has before it
     """
 
     choices: tuple[ChoiceResult, ...]
@@ -64,6 +71,9 @@ class Generation:
     first_token_s: float
     total_s: float
     deterministic: bool
+    cached_tokens: int = 0
+    snapshot: Snapshot | None = None
+    unread: bytes = b""
 
 
 # Called on the engine's thread, between steps: it must be quick and must not raise.

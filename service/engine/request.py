@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from service.engine.snapshots import Snapshot
 from service.errors import Internal
 
 R = TypeVar("R")
@@ -28,7 +29,9 @@ class Piece:
     row      from 0; each row has a slot of its own
     fresh    start from the initial state, whatever the slot holds
     decode   all of it runs in the next batch, with every other such piece; of another, as much as there is room for
-    fork_of  the row whose state, as it was before the batch, this one takes over first
+    restore  the state that the row takes over first
+    fork_of  the row whose state, as it was before the batch but after what is restored, this one takes over first
+    capture  the state at its end is kept: see `Program.captured`
     """
 
     row: int
@@ -37,6 +40,8 @@ class Piece:
     fresh: bool
     decode: bool = False
     fork_of: int | None = None
+    restore: Snapshot | None = None
+    capture: bool = False
 
 
 class Program(Protocol[R_co]):
@@ -56,6 +61,9 @@ class Program(Protocol[R_co]):
 
     def pieces(self) -> Iterable[Piece]:
         """What can run now; at least one piece until it has finished."""
+
+    def captured(self, work: Work, snapshot: Snapshot | None) -> None:
+        """Take the state at the end of a work, before `advance` of it; None where it is not finite."""
 
     def advance(self, work: Work, output: Any) -> None:
         """Take note of what the runner gave for a work. What it raises fails the request: NotFinite, for one."""
@@ -84,7 +92,11 @@ class Request(Generic[R]):
 
 @dataclass(frozen=True)
 class Work:
-    """A piece, or its beginning, on its slot. fork_of: the slot whose row is copied to its own first."""
+    """A piece, or its beginning, on its slot.
+
+    restore  what is copied to its row first            fork_of  the slot whose row is copied to its own then
+    capture  whether the state at its end is kept
+    """
 
     request: Request[Any]
     row: int
@@ -94,6 +106,8 @@ class Work:
     fresh: bool
     decode: bool = False
     fork_of: int | None = None
+    restore: Snapshot | None = None
+    capture: bool = False
 
     @property
     def steps(self) -> int:
@@ -116,6 +130,11 @@ class Batch:
     def forks(self) -> tuple[tuple[int, int], ...]:
         """(from, to) slots, to be copied before the batch runs."""
         return tuple((work.fork_of, work.slot) for work in self.works if work.fork_of is not None)
+
+    @property
+    def restores(self) -> tuple[tuple[Snapshot, int], ...]:
+        """(state, slot), to be copied before the forks are."""
+        return tuple((work.restore, work.slot) for work in self.works if work.restore is not None)
 
     @property
     def phase(self) -> str:

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from service.engine.clip_program import ClipProgram
 from service.engine.generation_program import GenerationProgram
+from service.engine.reading_program import ReadingProgram
 from service.engine.request import Batch, Work
 from service.engine.sampling import Drawn, draw
+from service.engine.snapshots import Snapshot, is_sound
 from service.models.base import Chunk, Packing, RecurrentModel, TokenChunk, allocate
 
 P = TypeVar("P", bound=Packing)
@@ -26,9 +28,11 @@ class Runner(ABC, Generic[P]):
     A kind of program says what a step is made of and what is made of the model's outputs.
     """
 
-    def __init__(self, model: RecurrentModel[P], slots: int) -> None:
-        self.model = model
+    def __init__(self, model: RecurrentModel[P], slots: int, fingerprint: str = "") -> None:
+        """fingerprint: what the snapshots that are taken here say they were made by."""
+        self.model, self.fingerprint = model, fingerprint
         self.state = allocate(model.state_tensors(), slots + 1)
+        self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
 
     @property
     def state_bytes(self) -> int:
@@ -36,11 +40,11 @@ class Runner(ABC, Generic[P]):
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())
 
     def run(self, batch: Batch) -> Sequence[Any]:
-        """Fork rows, advance every work of the batch -> for each, what its program takes."""
-        if batch.forks:
-            sources, copies = (torch.tensor(slots) for slots in zip(*batch.forks, strict=True))
-            for tensor in self.state.values():
-                tensor[copies] = tensor[sources]
+        """Restore and fork rows, advance every work of the batch -> for each, what its program takes.
+
+        Before that, a program whose work says so is given its state.
+        """
+        self._take_over(batch)
         works = batch.works
         ends = np.cumsum([work.steps for work in works])
         reads = [self.reads(work) for work in works]
@@ -52,7 +56,35 @@ class Runner(ABC, Generic[P]):
             reads=torch.from_numpy(np.concatenate(rows)),
         )
         values = self.model.run(self.chunk(works, packing), self.state).numpy()
-        return self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
+        outputs = self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
+        for work in works:
+            self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
+            if work.capture:
+                work.request.program.captured(work, self._capture(work.slot))
+        return outputs
+
+    def _take_over(self, batch: Batch) -> None:
+        """Fill the rows that go on from a snapshot, then those that go on from another row."""
+        if batch.restores:
+            slots = torch.tensor([slot for _, slot in batch.restores])
+            for name, tensor in self.state.items():
+                tensor[slots] = torch.stack([snapshot.rows[name] for snapshot, _ in batch.restores])
+            for snapshot, slot in batch.restores:
+                self._seen[slot] = snapshot.steps
+        if batch.forks:
+            sources, copies = (torch.tensor(slots) for slots in zip(*batch.forks, strict=True))
+            for tensor in self.state.values():
+                tensor[copies] = tensor[sources]
+            for source, copy in batch.forks:
+                self._seen[copy] = self._seen[source]
+
+    def _capture(self, slot: int) -> Snapshot | None:
+        """A copy of a slot's rows, or None where they are not finite."""
+        rows = {name: tensor[slot].clone() for name, tensor in self.state.items()}
+        tensors = self.model.state_tensors()
+        if not all(is_sound(row, tensors[name]) for name, row in rows.items()):
+            return None
+        return Snapshot(self.fingerprint, rows, self._seen[slot])
 
     @abstractmethod
     def reads(self, work: Work) -> range:
@@ -70,8 +102,10 @@ class Runner(ABC, Generic[P]):
 class ClipRunner(Runner[Chunk]):
     """Steps are features; `modalities` gives the width of each, in the order of the model's config."""
 
-    def __init__(self, model: RecurrentModel[Chunk], modalities: Mapping[str, int], slots: int) -> None:
-        super().__init__(model, slots)
+    def __init__(
+        self, model: RecurrentModel[Chunk], modalities: Mapping[str, int], slots: int, fingerprint: str = ""
+    ) -> None:
+        super().__init__(model, slots, fingerprint)
         self.modalities = modalities
 
     def reads(self, work: Work) -> range:
@@ -111,7 +145,7 @@ class TokenRunner(Runner[TokenChunk]):
     def chunk(self, works: Sequence[Work], packing: Packing) -> TokenChunk:
         """The tokens that the works read."""
         return TokenChunk(
-            tokens=torch.tensor([i for work in works for i in _generation(work).tokens(work)]), **vars(packing)
+            tokens=torch.tensor([i for work in works for i in _reading(work).tokens(work)]), **vars(packing)
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Drawn | None]:
@@ -119,7 +153,7 @@ class TokenRunner(Runner[TokenChunk]):
         rows = {(work.request, work.row): logits[-1] for work, logits in zip(works, values, strict=True) if len(logits)}
         drawn = []
         for work in works:
-            spec, twin = _generation(work).draw(work), None
+            spec, twin = _reading(work).draw(work), None
             if spec is not None and spec.guided_by is not None:
                 twin = rows[work.request, spec.guided_by]
             drawn.append(None if spec is None else draw(spec, rows[work.request, work.row], twin))
@@ -132,7 +166,7 @@ def _clip(work: Work) -> ClipProgram:
     return program
 
 
-def _generation(work: Work) -> GenerationProgram:
+def _reading(work: Work) -> GenerationProgram | ReadingProgram:
     program = work.request.program
-    assert isinstance(program, GenerationProgram)
+    assert isinstance(program, GenerationProgram | ReadingProgram)
     return program

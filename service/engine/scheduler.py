@@ -130,8 +130,18 @@ def _work(request: Request[Any], piece: Piece, stop: int) -> Work:
     if request.started_s is None:
         request.started_s = time.monotonic()
     fork_of = None if piece.fork_of is None else request.slots[piece.fork_of]
-    slot = request.slots[piece.row]
-    return Work(request, piece.row, slot, piece.start, stop, piece.fresh, piece.decode, fork_of)
+    return Work(
+        request,
+        piece.row,
+        request.slots[piece.row],
+        piece.start,
+        stop,
+        piece.fresh,
+        piece.decode,
+        fork_of,
+        piece.restore,
+        piece.capture and stop == piece.stop,
+    )
 
 
 def _answer(error: Exception) -> ServiceError:

@@ -94,8 +94,9 @@ PROMPTS: dict[str, Case] = {
 
 PARAMETERS: dict[str, Case] = {
     "unknown field": ({"prompts": ["a"]}, 422, ["prompts"], "unknown field"),
-    "a session": ({"session_id": "sess_1"}, 422, ["session_id"], "not served yet"),
-    "a snapshot": ({"snapshot": "AAAA"}, 422, ["snapshot"], "not served yet"),
+    "no snapshot": ({"snapshot": "AAAA"}, 422, ["snapshot"], "header"),
+    "no base64": ({"snapshot": "%"}, 422, ["snapshot"], "base64"),
+    "a session and a snapshot": ({"session_id": "sess_1", "snapshot": "AAAA"}, 422, ["snapshot"], "own state"),
     "unknown mode": ({"mode": "video-only"}, 422, ["mode"], "text-only, image-only, speech-only, interleaved"),
     "mode the model cannot": ({"mode": "image-only", "model": "words"}, 422, ["mode"], "text-only, interleaved"),
     "mode that is no string": ({"mode": 1}, 422, ["mode"], "string"),

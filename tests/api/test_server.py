@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,37 +14,7 @@ import httpx
 import pytest
 
 from tests.api.bodies import as_json, clip
-
-
-class Process:
-    """A served tiny model. `environment` is of SERPENTINE_*."""
-
-    def __init__(self, folder: Path, **environment: str) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "service", "serve", "--model", str(folder), "--port", "0"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.popen.stdout is not None
-        self.banner = self.popen.stdout.readline() + self.popen.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:\d+", self.banner)
-        if found is None:
-            self.popen.kill()
-            raise AssertionError(f"no address in {self.banner!r}; {self.popen.communicate()}")
-        self.url = found[0]
-
-    def until_one_runs(self) -> None:
-        limit = time.monotonic() + 20
-        while 'serpentine_requests_running{model="tiny"} 1.0' not in httpx.get(f"{self.url}/metrics").text:
-            assert time.monotonic() < limit, "nothing runs"
-            time.sleep(0.01)
-
-    def end(self) -> tuple[int, str]:
-        """Wait for the end -> (exit status, what it logged)."""
-        logs = self.popen.communicate(timeout=30)[1]
-        return self.popen.returncode, logs
+from tests.api.process import Process
 
 
 @pytest.fixture

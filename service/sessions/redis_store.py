@@ -1,0 +1,135 @@
+"""Sessions in Redis: a hash a session, and a key for its lease, both under one hash tag and changed by scripts.
+
+serpentine:{id}         model, created_at, expires_at, version, fence, data; expires with the session
+serpentine:{id}:lease   the fence of the writer; expires with its lease
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from service.errors import Overloaded
+from service.sessions.session import Stored, no_session, overtaken, two_writers
+
+TIMEOUT_S = 2.0
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ACQUIRE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('EXISTS', KEYS[2]) == 1 then return -2 end
+local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
+redis.call('SET', KEYS[2], fence, 'PX', ARGV[1])
+return fence
+"""
+_WRITE = """
+if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return -2 end
+redis.call('HSET', KEYS[1], 'data', ARGV[2], 'expires_at', ARGV[3])
+redis.call('PEXPIREAT', KEYS[1], ARGV[4])
+redis.call('DEL', KEYS[2])
+return redis.call('HINCRBY', KEYS[1], 'version', 1)
+"""
+_RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
+_FIELDS = ("model", "version", "created_at", "expires_at")
+_GONE, _REFUSED = -1, -2
+
+
+def _answers(method: Callable[P, T]) -> Callable[P, T]:
+    """What the client library raises, as ours."""
+
+    @functools.wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError) as error:
+            raise Overloaded("the store of sessions does not answer; try again later", retry_after_s=1.0) from error
+
+    return call
+
+
+class RedisStore:
+    """See `Store`."""
+
+    def __init__(self, url: str) -> None:
+        # Once more, for a connection that was closed meanwhile; the client's own patience is for whoever can wait.
+        again = Retry(NoBackoff(), 1)
+        self._redis: Any = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again
+        )
+        self._acquire, self._write, self._release = map(self._redis.register_script, (_ACQUIRE, _WRITE, _RELEASE))
+
+    @_answers
+    def create(self, id: str, stored: Stored) -> None:
+        """See `Store`."""
+        key, _ = _keys(id)
+        fields = {name: str(getattr(stored, name)) for name in _FIELDS} | {"fence": 0, "data": stored.data or b""}
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.hset(key, mapping=fields)
+            pipe.pexpireat(key, _milliseconds(stored.expires_at))
+            pipe.execute()
+
+    @_answers
+    def read(self, id: str, known_version: int | None = None) -> Stored:
+        """See `Store`."""
+        key, _ = _keys(id)
+        fields = self._redis.hmget(key, _FIELDS)
+        data = None
+        if known_version is None or fields[1] is None or int(fields[1]) != known_version:
+            *fields, data = self._redis.hmget(key, (*_FIELDS, "data"))  # at once: of one version
+        if None in fields:
+            raise no_session(id)
+        model, version, created_at, expires_at = fields
+        return Stored(model.decode(), int(version), float(created_at), float(expires_at), data)
+
+    @_answers
+    def acquire(self, id: str, lease_s: float) -> int:
+        """See `Store`."""
+        fence = int(self._acquire(keys=_keys(id), args=[max(1, round(1000 * lease_s))]))
+        if fence == _GONE:
+            raise no_session(id)
+        if fence == _REFUSED:
+            raise two_writers(id)
+        return fence
+
+    @_answers
+    def write(self, id: str, fence: int, data: bytes, expires_at: float) -> int:
+        """See `Store`."""
+        version = int(self._write(keys=_keys(id), args=[fence, data, expires_at, _milliseconds(expires_at)]))
+        if version == _GONE:
+            raise no_session(id)
+        if version == _REFUSED:
+            raise overtaken(id)
+        return version
+
+    @_answers
+    def release(self, id: str, fence: int) -> None:
+        """See `Store`."""
+        self._release(keys=_keys(id), args=[fence])
+
+    @_answers
+    def delete(self, id: str) -> None:
+        """See `Store`."""
+        key, lease = _keys(id)
+        found, _ = self._redis.delete(key), self._redis.delete(lease)
+        if not found:
+            raise no_session(id)
+
+    def close(self) -> None:
+        """See `Store`."""
+        self._redis.close()
+
+
+def _keys(id: str) -> list[str]:
+    key = f"serpentine:{{{id}}}"
+    return [key, f"{key}:lease"]
+
+
+def _milliseconds(at: float) -> int:
+    return round(1000 * at)

@@ -1,0 +1,160 @@
+"""The sessions of a process: made, read, written under a lease, forgotten.
+
+    acquire -> Held -> (run the steps) -> commit | release
+
+Where a store is configured it is asked each time, and states are written through to it: any replica can go on, and
+what this process gives up for lack of room is only a copy.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from service.engine.snapshots import Snapshot, SnapshotFormat
+from service.errors import NotFound, Overloaded, SessionConflict, TooLarge
+from service.metrics import Metrics
+from service.sessions.local import LocalSessions
+from service.sessions.session import Session, Store, Stored, make_session_id, no_session
+
+THREADS = 4  # that wait for the store
+LEASE_SLACK_S = 5.0  # after the deadline of the request that writes
+
+
+class Sessions:
+    """May be used from any thread; with a store, its methods wait for it. ttl_s: from a session's last write."""
+
+    def __init__(
+        self,
+        formats: Mapping[str, SnapshotFormat],
+        metrics: Metrics,
+        *,
+        ttl_s: float,
+        budget_bytes: int,
+        store: Store | None = None,
+    ) -> None:
+        """formats: by model."""
+        self.formats, self.metrics, self.ttl_s, self.store = formats, metrics, ttl_s, store
+        self._local = LocalSessions(budget_bytes, metrics)
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
+
+    def create(self, model: str, snapshot: Snapshot) -> Session:
+        """A new session that goes on from a state of a model. Raises TooLarge."""
+        if snapshot.bytes > self._local.budget_bytes:
+            budget = self._local.budget_bytes
+            raise TooLarge(f"a session of {model} takes {snapshot.bytes} bytes; sessions have {budget} in all")
+        now = time.time()
+        session = Session(make_session_id(), model, snapshot, 0, now, now + self.ttl_s)
+        if self.store is not None:
+            data = self.formats[model].dump(snapshot)
+            self.store.create(session.id, Stored(model, 0, now, session.expires_at, data))
+        with self._lock:
+            self._local.put(session)
+        return session
+
+    def show(self, id: str) -> Session:
+        """A session as it was last written. Raises NotFound."""
+        with self._lock:
+            here = self._local.get(id)
+        if self.store is None:
+            if here is None:
+                raise no_session(id)
+            return here
+        try:
+            stored = self.store.read(id, None if here is None else here.version)
+        except NotFound:
+            with self._lock:
+                self._local.drop(id)
+            raise
+        if stored.data is None:
+            assert here is not None
+            return here
+        if stored.model not in self.formats:
+            raise SessionConflict(f"session {id!r} is of {stored.model!r}, which is not served here")
+        snapshot = self.formats[stored.model].load(stored.data)
+        session = Session(id, stored.model, snapshot, stored.version, stored.created_at, stored.expires_at)
+        with self._lock:
+            self._local.put(session)
+        return session
+
+    def acquire(self, id: str, lease_s: float) -> Held:
+        """A session to be written by the caller alone. Raises NotFound, SessionConflict."""
+        if self.store is None:
+            with self._lock:
+                fence = self._local.acquire(id, lease_s + LEASE_SLACK_S)
+        else:
+            fence = self.store.acquire(id, lease_s + LEASE_SLACK_S)
+        try:
+            return Held(self, self.show(id), fence)
+        except BaseException:
+            self._release(id, fence)
+            raise
+
+    def delete(self, id: str) -> None:
+        """Forget a session; whoever is writing it will be told. Raises NotFound."""
+        with self._lock:
+            found = self._local.drop(id)
+        if self.store is not None:
+            self.store.delete(id)
+        elif not found:
+            raise no_session(id)
+
+    def later(self, work: Callable[[], None]) -> Future[None]:
+        """Do what may wait for the store on a thread where waiting holds nobody up."""
+        return self._threads.submit(work)
+
+    def let_go(self, held: Held) -> None:
+        """Release on such a thread; after `close`, leases end by themselves."""
+        with suppress(RuntimeError):
+            self._threads.submit(held.release)
+
+    def close(self) -> None:
+        """Finish what was handed to `later`, and let go of the store."""
+        self._threads.shutdown()
+        if self.store is not None:
+            self.store.close()
+
+    def _write(self, session: Session, fence: int) -> Session:
+        if self.store is None:
+            with self._lock:
+                return self._local.write(session, fence)
+        data = self.formats[session.model].dump(session.snapshot)
+        version = self.store.write(session.id, fence, data, session.expires_at)
+        with self._lock:
+            self._local.put(replace(session, version=version))
+        return replace(session, version=version)
+
+    def _release(self, id: str, fence: int) -> None:
+        if self.store is None:
+            with self._lock:
+                self._local.release(id, fence)
+            return
+        with suppress(Overloaded):  # it does not answer: the lease ends by itself
+            self.store.release(id, fence)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A session that one request writes. fence: the number of its lease."""
+
+    sessions: Sessions
+    session: Session
+    fence: int
+
+    def commit(self, snapshot: Snapshot) -> Session:
+        """Replace the session's state and let go of it.
+
+        Raises SessionConflict where the lease has passed to another meanwhile, NotFound where the session has gone;
+        nothing is written then.
+        """
+        expires_at = time.time() + self.sessions.ttl_s
+        return self.sessions._write(replace(self.session, snapshot=snapshot, expires_at=expires_at), self.fence)
+
+    def release(self) -> None:
+        """Let go of the session, as it was unless it was committed. May be called more than once."""
+        self.sessions._release(self.session.id, self.fence)
