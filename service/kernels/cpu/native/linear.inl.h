@@ -77,8 +77,14 @@ struct Bf16Step {
     }
 };
 
+// Which of the row blocks of a panel this is.
+struct RowBlock {
+    int begin, index, of;
+};
+
 template <class Step, int R, int P>
-void tile(const PanelArgs& a, int begin, int column) {
+void tile(const PanelArgs& a, RowBlock block, int column) {
+    const int begin = block.begin;
     using X = typename Step::X;
     const X* x[R];
     for (int r = 0; r < R; ++r) x[r] = static_cast<const X*>(a.x) + row_of(a.rows, begin + r) * a.x_stride;
@@ -89,9 +95,16 @@ void tile(const PanelArgs& a, int begin, int column) {
     const ptrdiff_t step = static_cast<ptrdiff_t>(a.width) * kVector * Step::kPerDepth;
     for (int k = 0; k < a.depth; ++k, w += step) {
 #if defined(__AVX2__)
-        // One row reads each weight once, from memory: ask for it before the core's own prefetcher dares to.
-        if constexpr (R == 1)
-            for (int p = 0; p < P; ++p) _mm_prefetch(reinterpret_cast<const char*>(w + p * 32 + 8 * step), _MM_HINT_T0);
+        // A lone block of rows reads each weight once, from memory: ask for it before the core's prefetcher dares to.
+        // Several ask for the next panel between them, while they compute on this one out of the cache.
+        constexpr ptrdiff_t line = 64 / sizeof(X);
+        if (block.of == 1) {
+            for (int p = 0; p < P; ++p)
+                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + 8 * step), _MM_HINT_T0);
+        } else if (k % block.of == block.index) {
+            for (int p = 0; p < P; ++p)
+                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + a.depth * step), _MM_HINT_T1);
+        }
 #endif
         Step::template apply<R, P>(acc, x, k, w);
     }
@@ -99,17 +112,17 @@ void tile(const PanelArgs& a, int begin, int column) {
 }
 
 template <class Step, int P>
-void rows_by(const PanelArgs& a, int begin, int rows, int column) {
+void rows_by(const PanelArgs& a, RowBlock block, int rows, int column) {
     if constexpr (kTileRows >= 6) {
-        if (rows == 6) return tile<Step, 6, P>(a, begin, column);
-        if (rows == 5) return tile<Step, 5, P>(a, begin, column);
+        if (rows == 6) return tile<Step, 6, P>(a, block, column);
+        if (rows == 5) return tile<Step, 5, P>(a, block, column);
     }
     if constexpr (kTileRows >= 4) {
-        if (rows == 4) return tile<Step, 4, P>(a, begin, column);
-        if (rows == 3) return tile<Step, 3, P>(a, begin, column);
-        if (rows == 2) return tile<Step, 2, P>(a, begin, column);
+        if (rows == 4) return tile<Step, 4, P>(a, block, column);
+        if (rows == 3) return tile<Step, 3, P>(a, block, column);
+        if (rows == 2) return tile<Step, 2, P>(a, block, column);
     }
-    tile<Step, 1, P>(a, begin, column);
+    tile<Step, 1, P>(a, block, column);
 }
 
 template <class Step>
@@ -122,11 +135,11 @@ void panel(const PanelArgs& a) {
         for (int column = 0; column < a.width; column += kTileWidth) {
             const int width = a.width - column < kTileWidth ? a.width - column : kTileWidth;
             if constexpr (kTileWidth == 4) {
-                if (width == 4) rows_by<Step, 4>(a, begin, rows, column);
-                if (width == 3) rows_by<Step, 3>(a, begin, rows, column);
-                if (width == 2) rows_by<Step, 2>(a, begin, rows, column);
+                if (width == 4) rows_by<Step, 4>(a, {begin, block, blocks}, rows, column);
+                if (width == 3) rows_by<Step, 3>(a, {begin, block, blocks}, rows, column);
+                if (width == 2) rows_by<Step, 2>(a, {begin, block, blocks}, rows, column);
             }
-            if (width == 1) rows_by<Step, 1>(a, begin, rows, column);
+            if (width == 1) rows_by<Step, 1>(a, {begin, block, blocks}, rows, column);
         }
     }
 }

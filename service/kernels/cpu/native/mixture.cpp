@@ -241,8 +241,16 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
         for (int m = 0; m < s.modalities; ++m)
             layer.dt_proj.panel(kernels_, m, panel, routes_.of[static_cast<size_t>(m)], r, dt);
         const int end = std::min(layer.dt_proj.panel_begin(panel + 1), s.d_inner);
-        for (const Segment& segment : segments_) {
+        // A slot's states of these channels lie far apart: no prefetcher finds them.
+        const auto ask_for_state = [&](size_t i, int begin) {
+            const float* h = ssm + (segments_[i].slot * layers + layer_index) * s.d_state * s.d_inner;
+            for (int n = 0; n < s.d_state; ++n)
+                for (int c = begin; c < end; c += kVector) __builtin_prefetch(h + n * s.d_inner + c, 1);
+        };
+        for (size_t i = 0; i < segments_.size(); ++i) {
+            const Segment& segment = segments_[i];
             const ptrdiff_t row = segment.begin;
+            if (i + 1 < segments_.size()) ask_for_state(i + 1, layer.dt_proj.panel_begin(panel));
             for (int c = layer.dt_proj.panel_begin(panel); c < end; c += kVector) {
                 const float* projected_row = projected_.data() + row * projected_stride_;
                 kernels_.selective({

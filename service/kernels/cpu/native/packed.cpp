@@ -83,14 +83,17 @@ void Packed::apply(Team& team, const Kernels& kernels, const Routes& routes, Row
     };
     int items = 0;
     for (int g = 0; g < groups; ++g) items += panels_ * blocks_of(rows_of(g));
-    team.each(items, [&](int item) {
+    // Neighbouring panels by one thread, which asks for the next while it computes.
+    const int grain = std::max(1, items / (4 * team.size()));
+    const auto run = [&](int item) {
         int g = 0;
         for (; item >= panels_ * blocks_of(rows_of(g)); ++g) item -= panels_ * blocks_of(rows_of(g));
         const std::span<const int> rows = rows_of(g);
         const int blocks = blocks_of(rows), count = static_cast<int>(rows.size());
         const int begin = count * (item % blocks) / blocks, end = count * (item % blocks + 1) / blocks;
         panel(kernels, g, item / blocks, rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), x, y);
-    });
+    };
+    team.each(items, run, grain);
 }
 
 }  // namespace serpentine

@@ -12,14 +12,16 @@ class Team {
   public:
     int size() const { return size_; }
 
-    // f(i) for every i in 0..items-1, by whichever thread is free; returns when all of them are done.
+    // f(i) for every i in 0..items-1, `grain` neighbours at a time by whichever thread is free; returns when all of
+    // them are done.
     template <class F>
-    void each(int items, F&& f) {
+    void each(int items, F&& f, int grain = 1) {
         if (size_ == 1) {
             for (int i = 0; i < items; ++i) f(i);
             return;
         }
-        for (int i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < items;) f(i);
+        for (int begin; (begin = next_.fetch_add(grain, std::memory_order_relaxed)) < items;)
+            for (int i = begin; i < begin + grain && i < items; ++i) f(i);
         barrier();
     }
 
