@@ -55,6 +55,61 @@ class Mixture:
     ) -> None: ...
     def run(self, packing: Packing, tokens: int, conv: int, ssm: int, logits: int, threads: int) -> None: ...
 
+class Coupled:
+    weight_bytes: int
+
+    def __init__(
+        self,
+        *,
+        modalities: int,
+        d_model: int,
+        d_inner: int,
+        d_state: int,
+        d_conv: int,
+        dt_rank: int,
+        d_head: int,
+        outputs: int,
+        eps: float,
+        rank_one: bool,
+        renormalise: bool,
+        dense: bool,
+        maximum: bool,
+        mean: bool,
+        mean_first: bool,
+        isa: str,
+        block_rows: int,
+    ) -> None: ...
+    def add_input(
+        self,
+        *,
+        features: int,
+        hidden: int,
+        mean: int,
+        scale: int,
+        linear: list[int],
+        norm: list[int],
+        second: list[int],
+        second_norm: list[int],
+    ) -> None: ...
+    def add_layer(
+        self,
+        *,
+        norm: list[int],
+        in_proj: int,
+        conv_weight: int,
+        conv_bias: int,
+        x_proj: int,
+        dt_proj: list[int],
+        A: int,
+        D: int,
+        out_proj: int,
+        coupling: int,
+    ) -> None: ...
+    def add_ends(
+        self, *, norm_f: list[int], cross: list[int], weights: int, dense: list[int], out_proj: list[int]
+    ) -> None: ...
+    def run(self, packing: Packing, inputs: list[int], present: int, *arguments: int) -> None: ...
+
 def instruction_sets() -> list[str]: ...
 
 # Positional, in the order of the definitions in native/module.cpp.

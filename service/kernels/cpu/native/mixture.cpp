@@ -56,11 +56,12 @@ Mixture::Mixture(const MixtureSizes& sizes, const float* embedding, const float*
     } else {
         activation_ = Buffer<float>(of(activation_stride_));
     }
-    routes_.of.resize(static_cast<size_t>(sizes.modalities));
-    for (auto& rows_of : routes_.of) rows_of.reserve(rows);
-    routes_.all.reserve(rows);
+    rows_of_.resize(static_cast<size_t>(sizes.modalities));
+    for (auto& rows_of : rows_of_) rows_of.reserve(rows);
+    all_rows_.resize(1);
+    all_rows_[0].reserve(rows);
     reads_.reserve(rows);
-    read_rows_.all.reserve(rows);
+    read_rows_.reserve(rows);
 }
 
 void Mixture::add_layer(const MixtureLayerTensors& t) {
@@ -122,12 +123,12 @@ void Mixture::run(const Packing& packing, const int64_t* tokens, float* conv, fl
 
 void Mixture::open_block(const Packing& packing, const int64_t* tokens, Block block) {
     segments_of(packing, block.first, block.rows, segments_);
-    for (auto& rows : routes_.of) rows.clear();
-    routes_.all.clear();
+    for (auto& rows : rows_of_) rows.clear();
+    all_rows_[0].clear();
     for (int t = 0; t < block.rows; ++t) {
         const auto border = std::upper_bound(borders_.begin(), borders_.end(), tokens[block.first + t]);
-        routes_.of[static_cast<size_t>(border - borders_.begin())].push_back(t);
-        routes_.all.push_back(t);
+        rows_of_[static_cast<size_t>(border - borders_.begin())].push_back(t);
+        all_rows_[0].push_back(t);
     }
 }
 
@@ -138,6 +139,8 @@ void Mixture::embed(int64_t token, float* e) const {
     else
         std::copy_n(embedding_.data() + at, sizes_.d_model, e);
 }
+
+Routes Mixture::routes(const Packed& weight) const { return weight.copies() == 1 ? all_rows_ : rows_of_; }
 
 Rows Mixture::activation() const {
     return {dtype_ == Dtype::bf16 ? static_cast<const void*>(activation16_.data()) : activation_.data(),
@@ -159,12 +162,12 @@ void Mixture::run_block(Team& team, const Packing& packing, const int64_t* token
     for (int64_t done = 0; done < packing.reads;) {
         team.each(1, [&](int) {
             reads_.clear();
-            read_rows_.all.clear();
+            read_rows_.clear();
             int64_t next = done;
             for (; next < packing.reads && static_cast<int>(reads_.size()) < block_rows_; ++next) {
                 const int64_t row = packing.read[next] - block.first;
                 if (row < 0 || row >= block.rows) continue;
-                read_rows_.all.push_back(static_cast<int>(reads_.size()));
+                read_rows_.push_back(static_cast<int>(reads_.size()));
                 reads_.push_back({static_cast<int>(row), next});
             }
             reads_until_ = next;
@@ -180,7 +183,7 @@ void Mixture::run_block(Team& team, const Packing& packing, const int64_t* token
                 int end = begin + 1;
                 const int64_t output = reads_[static_cast<size_t>(begin)].output;
                 while (end < count && reads_[static_cast<size_t>(end)].output == output + end - begin) ++end;
-                const std::span<const int> rows(read_rows_.all.data() + begin, static_cast<size_t>(end - begin));
+                const std::span<const int> rows(read_rows_.data() + begin, static_cast<size_t>(end - begin));
                 const Result to{.y = logits + (output - begin) * sizes_.vocabulary, .stride = sizes_.vocabulary};
                 head_.panel(kernels_, 0, panel, rows, activation(), to);
                 begin = end;
@@ -200,7 +203,7 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
     const ptrdiff_t uz_stride = 2 * inner_stride_;
 
     team.each(rows, [&](int t) { norm(e_.data() + t * model_stride_, layer.norm.data(), t); });
-    layer.in_proj.apply(team, kernels_, routes_, activation(), {.y = uz_.data(), .stride = uz_stride});
+    layer.in_proj.apply(team, kernels_, routes(layer.in_proj), activation(), {.y = uz_.data(), .stride = uz_stride});
 
     team.each(segments * blocks, [&](int item) {
         const Segment& segment = segments_[static_cast<size_t>(item / blocks)];
@@ -232,14 +235,14 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
     const Rows x{bf16 ? static_cast<const void*>(x16_.data()) : x_.data(), inner_stride_};
     const Result projected{.y = projected_.data(), .stride = projected_stride_,
                            .y16 = bf16 ? projected16_.data() : nullptr, .stride16 = projected_stride_};
-    layer.x_proj.apply(team, kernels_, routes_, x, projected);
+    layer.x_proj.apply(team, kernels_, routes(layer.x_proj), x, projected);
 
     // dt and the scan of the same channels, so that dt stays in this thread's cache.
     const Rows r{bf16 ? static_cast<const void*>(projected16_.data()) : projected_.data(), projected_stride_};
     const Result dt{.y = dt_.data(), .stride = inner_stride_, .then = Then::softplus};
     team.each(layer.dt_proj.panels(), [&](int panel) {
         for (int m = 0; m < s.modalities; ++m)
-            layer.dt_proj.panel(kernels_, m, panel, routes_.of[static_cast<size_t>(m)], r, dt);
+            layer.dt_proj.panel(kernels_, m, panel, rows_of_[static_cast<size_t>(m)], r, dt);
         const int end = std::min(layer.dt_proj.panel_begin(panel + 1), s.d_inner);
         // A slot's states of these channels lie far apart: no prefetcher finds them.
         const auto ask_for_state = [&](size_t i, int begin) {
@@ -276,7 +279,7 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
         }
     });
 
-    layer.out_proj.apply(team, kernels_, routes_, activation(),
+    layer.out_proj.apply(team, kernels_, routes(layer.out_proj), activation(),
                          {.y = e_.data(), .stride = model_stride_, .then = Then::add});
 }
 

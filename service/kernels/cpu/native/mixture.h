@@ -52,6 +52,7 @@ class Mixture {
     void run_layer(Team& team, size_t index, int rows, float* conv, float* ssm);
     void embed(int64_t token, float* e) const;
     void norm(const float* e, const float* weight, ptrdiff_t row);
+    Routes routes(const Packed& weight) const;
     // Rows of `activation_`, of the current layer input, in the weights' dtype.
     Rows activation() const;
     int64_t work_of_a_row() const;
@@ -68,14 +69,15 @@ class Mixture {
 
     PackingCheck check_packing_;
     std::vector<Segment> segments_;
-    Routes routes_;
+    std::vector<std::vector<int>> rows_of_;  // of the block, by modality
+    std::vector<std::vector<int>> all_rows_;  // of the block, in one list
     struct Read {
         int row;
         int64_t output;
     };
     std::vector<Read> reads_;
     int64_t reads_until_ = 0;  // of the caller's reads, those that `reads_` has taken account of
-    Routes read_rows_;
+    std::vector<int> read_rows_;
     ptrdiff_t model_stride_, inner_stride_, projected_stride_, activation_stride_;
     Buffer<float> e_, uz_, x_, projected_, dt_, activation_;
     Buffer<uint16_t> x16_, projected16_, activation16_;

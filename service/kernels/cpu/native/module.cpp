@@ -3,6 +3,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include "coupled.h"
 #include "dispatch.h"
 #include "mixture.h"
 #include "ops.h"
@@ -124,6 +125,64 @@ void bind_mixture(nb::module_& m) {
         .def_prop_ro("weight_bytes", &Mixture::weight_bytes);
 }
 
+using Addresses = std::vector<Address>;
+
+Affine affine(const Addresses& pair) { return {at<float>(pair[0]), at<float>(pair[1])}; }
+
+void bind_coupled(nb::module_& m) {
+    nb::class_<Coupled>(m, "Coupled")
+        .def(
+            "__init__",
+            [](Coupled* self, int modalities, int d_model, int d_inner, int d_state, int d_conv, int dt_rank,
+               int d_head, int outputs, float eps, bool rank_one, bool renormalise, bool dense, bool maximum, bool mean,
+               bool mean_first, const std::string& isa, int block_rows) {
+                new (self) Coupled({modalities, d_model, d_inner, d_state, d_conv, dt_rank, d_head, outputs, eps,
+                                    rank_one, renormalise, dense, maximum, mean, mean_first},
+                                   kernels_named(isa), block_rows);
+            },
+            "modalities"_a, "d_model"_a, "d_inner"_a, "d_state"_a, "d_conv"_a, "dt_rank"_a, "d_head"_a, "outputs"_a,
+            "eps"_a, "rank_one"_a, "renormalise"_a, "dense"_a, "maximum"_a, "mean"_a, "mean_first"_a, "isa"_a,
+            "block_rows"_a)
+        .def(
+            "add_input",
+            [](Coupled& self, int features, int hidden, Address mean, Address scale, const Addresses& linear,
+               const Addresses& norm, const Addresses& second, const Addresses& second_norm) {
+                self.add_input({features, hidden, at<float>(mean), at<float>(scale), affine(linear), affine(norm),
+                                affine(second), affine(second_norm)});
+            },
+            "features"_a, "hidden"_a, "mean"_a, "scale"_a, "linear"_a, "norm"_a, "second"_a, "second_norm"_a)
+        .def(
+            "add_layer",
+            [](Coupled& self, const Addresses& norm, Address in_proj, Address conv_weight, Address conv_bias,
+               Address x_proj, const Addresses& dt_proj, Address A, Address D, Address out_proj, Address coupling) {
+                self.add_layer({affine(norm), at<float>(in_proj), at<float>(conv_weight), at<float>(conv_bias),
+                                at<float>(x_proj), affine(dt_proj), at<float>(A), at<float>(D), at<float>(out_proj),
+                                at<float>(coupling)});
+            },
+            "norm"_a, "in_proj"_a, "conv_weight"_a, "conv_bias"_a, "x_proj"_a, "dt_proj"_a, "A"_a, "D"_a, "out_proj"_a,
+            "coupling"_a)
+        .def(
+            "add_ends",
+            [](Coupled& self, const Addresses& norm_f, const Addresses& cross, Address weights, const Addresses& dense,
+               const Addresses& out_proj) {
+                self.add_ends({affine(norm_f), affine(cross), at<float>(weights), affine(dense), affine(out_proj)});
+            },
+            "norm_f"_a, "cross"_a, "weights"_a, "dense"_a, "out_proj"_a)
+        .def(
+            "run",
+            [](Coupled& self, const PyPacking& p, const Addresses& inputs, Address present, Address conv, Address ssm,
+               Address started, Address pool_max, Address pool_sum, Address pool_count, Address outputs, int threads) {
+                std::vector<const float*> values;
+                for (const Address input : inputs) values.push_back(at<float>(input));
+                const CoupledState state{at<float>(conv),     at<float>(ssm),      at<bool>(started),
+                                         at<float>(pool_max), at<float>(pool_sum), at<int64_t>(pool_count)};
+                self.run(p.packing, values, at<bool>(present), state, at<float>(outputs), threads);
+            },
+            "packing"_a, "inputs"_a, "present"_a, "conv"_a, "ssm"_a, "started"_a, "pool_max"_a, "pool_sum"_a,
+            "pool_count"_a, "outputs"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>())
+        .def_prop_ro("weight_bytes", &Coupled::weight_bytes);
+}
+
 }  // namespace
 }  // namespace serpentine
 
@@ -131,4 +190,5 @@ NB_MODULE(_native, m) {
     m.def("instruction_sets", &serpentine::instruction_sets);
     serpentine::bind_ops(m);
     serpentine::bind_mixture(m);
+    serpentine::bind_coupled(m);
 }

@@ -145,15 +145,13 @@ void causal_conv1d(const Kernels& kernels, const Packing& packing, const ConvTen
 }
 
 void routed_linear(const Kernels& kernels, const LinearTensors& s, Dtype dtype, int threads) {
-    Routes routes;
-    routes.of.resize(static_cast<size_t>(s.copies));
+    std::vector<std::vector<int>> rows_of(static_cast<size_t>(s.copies));
     for (int t = 0; t < s.rows; ++t) {
-        routes.all.push_back(t);
-        if (s.copies == 1) continue;
-        if (s.route[t] < 0 || s.route[t] >= s.copies)
+        const int64_t route = s.copies == 1 ? 0 : s.route[t];
+        if (route < 0 || route >= s.copies)
             throw std::invalid_argument("routed_linear: route must be in 0.." + std::to_string(s.copies - 1) +
-                                        ", got " + std::to_string(s.route[t]));
-        routes.of[static_cast<size_t>(s.route[t])].push_back(t);
+                                        ", got " + std::to_string(route));
+        rows_of[static_cast<size_t>(route)].push_back(t);
     }
     const Packed weight(s.weight, s.bias, s.copies, s.outputs, s.inputs, dtype);
     const ptrdiff_t stride = s.inputs + s.inputs % 2;
@@ -162,7 +160,7 @@ void routed_linear(const Kernels& kernels, const LinearTensors& s, Dtype dtype, 
         for (ptrdiff_t t = 0; t < s.rows; ++t) kernels.round(s.x + t * s.inputs, s.inputs, x16.data() + t * stride);
     const Rows x = dtype == Dtype::bf16 ? Rows{x16.data(), stride} : Rows{s.x, s.inputs};
     Pool::shared().run(threads, [&](Team& team) {
-        weight.apply(team, kernels, routes, x, {.y = s.y, .stride = s.outputs});
+        weight.apply(team, kernels, rows_of, x, {.y = s.y, .stride = s.outputs});
     });
 }
 

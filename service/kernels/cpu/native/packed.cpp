@@ -73,27 +73,23 @@ void Packed::panel(const Kernels& kernels, int route, int panel, std::span<const
     (pairs ? kernels.linear_bf16 : kernels.linear_f32)(args);
 }
 
-void Packed::apply(Team& team, const Kernels& kernels, const Routes& routes, Rows x, Result y) const {
-    const int groups = copies_ == 1 ? 1 : copies_;
-    const auto rows_of = [&](int group) -> std::span<const int> {
-        return copies_ == 1 ? routes.all : routes.of[static_cast<size_t>(group)];
-    };
-    const auto blocks_of = [](std::span<const int> rows) {
-        return (static_cast<int>(rows.size()) + kRowsOfItem - 1) / kRowsOfItem;
+void Packed::apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y) const {
+    const auto blocks_of = [&](size_t group) {
+        return (static_cast<int>(routes[group].size()) + kRowsOfItem - 1) / kRowsOfItem;
     };
     int items = 0;
-    for (int g = 0; g < groups; ++g) items += panels_ * blocks_of(rows_of(g));
-    // Neighbouring panels by one thread, which asks for the next while it computes.
-    const int grain = std::max(1, items / (4 * team.size()));
+    for (size_t g = 0; g < routes.size(); ++g) items += panels_ * blocks_of(g);
     const auto run = [&](int item) {
-        int g = 0;
-        for (; item >= panels_ * blocks_of(rows_of(g)); ++g) item -= panels_ * blocks_of(rows_of(g));
-        const std::span<const int> rows = rows_of(g);
-        const int blocks = blocks_of(rows), count = static_cast<int>(rows.size());
+        size_t g = 0;
+        for (; item >= panels_ * blocks_of(g); ++g) item -= panels_ * blocks_of(g);
+        const std::span<const int> rows = routes[g];
+        const int blocks = blocks_of(g), count = static_cast<int>(rows.size());
         const int begin = count * (item % blocks) / blocks, end = count * (item % blocks + 1) / blocks;
-        panel(kernels, g, item / blocks, rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), x, y);
+        panel(kernels, static_cast<int>(g), item / blocks,
+              rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), x, y);
     };
-    team.each(items, run, grain);
+    // Neighbouring panels by one thread, which asks for the next while it computes.
+    team.each(items, run, std::max(1, items / (4 * team.size())));
 }
 
 }  // namespace serpentine

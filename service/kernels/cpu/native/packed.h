@@ -10,11 +10,8 @@
 
 namespace serpentine {
 
-// Rows of one step by the weight that each takes: `of[m]` those of modality m.
-struct Routes {
-    std::vector<std::vector<int>> of;
-    std::vector<int> all;
-};
+// Rows by the weight that each takes: one list a copy of the weights.
+using Routes = std::span<const std::vector<int>>;
 
 // Input rows of a linear layer, in the dtype of its weights.
 struct Rows {
@@ -39,6 +36,7 @@ class Packed {
     Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype);
 
     int outputs() const { return outputs_; }
+    int copies() const { return copies_; }
     int panels() const { return panels_; }
     // First output of a panel, a multiple of 16; panels() gives the end.
     int panel_begin(int panel) const;
@@ -48,8 +46,8 @@ class Packed {
     // Some rows through one panel of the copy of modality `route`.
     void panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y) const;
 
-    // All rows of the step through all panels, each by the weight of its modality; y rows lie as x rows do.
-    void apply(Team& team, const Kernels& kernels, const Routes& routes, Rows x, Result y) const;
+    // The rows through all panels, each by the weight of its list; y rows lie as x rows do.
+    void apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y) const;
 
   private:
     static constexpr int kRowsOfItem = 96;
