@@ -19,6 +19,7 @@ from service.features.limits import MediaLimits
 from service.features.recipes import FeatureSpec
 from service.metrics import Metrics
 from service.models.checkpoint import CheckpointConfig, load_checkpoint
+from service.models.executables import make_executable
 from service.models.generative_checkpoint import ARCHITECTURE as GENERATIVE
 from service.models.generative_checkpoint import GenerativeConfig, load_generative
 from service.models.registry import architecture_of
@@ -49,7 +50,9 @@ class ServedModel:
             extractor = Extractor(spec, folder, dict(config.model.modalities), media_limits(settings))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        runner = ClipRunner(checkpoint.model, config.model.modalities, settings.slots)
+        dtype = _dtype(settings, checkpoint.dtype)
+        executable = make_executable(checkpoint.model, settings.backend, dtype, settings.threads)
+        runner = ClipRunner(executable, config.model.modalities, settings.slots)
         values, recipes = config.to_json(), config.features["modalities"]
         card = {
             "recipe": {
@@ -60,11 +63,11 @@ class ServedModel:
             },
             "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
             "calibration": values["calibration"],
-            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }
         lane = _lane(config.name, runner, settings, metrics)
-        return cls(config.name, config, extractor, lane, _weight_bytes(checkpoint.model), card)
+        return cls(config.name, config, extractor, lane, _weight_bytes(executable, checkpoint.model), card)
 
     def warm(self) -> None:
         """Do once what takes longer the first time."""
@@ -97,19 +100,21 @@ class GenerativeModel:
             codecs = Codecs.load(folder, config.codecs, config.vocabulary)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        runner = TokenRunner(checkpoint.model, settings.slots)
+        dtype = _dtype(settings, checkpoint.dtype)
+        executable = make_executable(checkpoint.model, settings.backend, dtype, settings.threads)
+        runner = TokenRunner(executable, settings.slots)
         values = config.to_json()
         card = {
             "modes": list(modes_of(config.vocabulary)),
             **{entry: values[entry] for entry in ("vocabulary", "generation")},
             "codecs": codecs.card(),
-            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }
         card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
         deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
-        return cls(config.name, config, codecs, lane, _weight_bytes(checkpoint.model), deterministic, card)
+        return cls(config.name, config, codecs, lane, _weight_bytes(executable, checkpoint.model), deterministic, card)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -145,12 +150,26 @@ def _lane(name: str, runner: Runner[Any], settings: Settings, metrics: Metrics) 
     return Lane(name, runner, Limits(settings.slots, settings.chunk_steps, settings.step_budget), metrics)
 
 
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+def _dtype(settings: Settings, stored: torch.dtype) -> torch.dtype:
+    """Of the weights at work: what was asked for, or what the checkpoint holds where the backend has it."""
+    if settings.dtype is not None:
+        return torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    return torch.bfloat16 if settings.backend == "cpu" and stored == torch.bfloat16 else torch.float32
+
+
+def _weight_bytes(executable: object, model: nn.Module) -> int:
+    packed: int | None = getattr(executable, "weight_bytes", None)  # of a program; the reference is the model itself
+    return packed or sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _card(
-    config: Mapping[str, Any], task: str, model: nn.Module, dtype: torch.dtype, settings: Settings, runner: Runner[Any]
+    config: Mapping[str, Any],
+    task: str,
+    model: nn.Module,
+    stored: torch.dtype,
+    dtype: torch.dtype,
+    settings: Settings,
+    runner: Runner[Any],
 ) -> dict[str, Any]:
     """What the cards of all models have."""
     return {
@@ -161,8 +180,8 @@ def _card(
         "model": config["model"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "backend": settings.backend,
-        "dtype": "float32",
-        "stored_dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
+        "stored_dtype": str(stored).removeprefix("torch."),
         "limits": {
             "steps": settings.max_steps,
             "slots": settings.slots,

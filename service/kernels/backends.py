@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from typing import Literal
 
 BACKENDS = ("reference", "cpu")
 
@@ -19,7 +20,7 @@ def missing(backend: str) -> str | None:
     return None
 
 
-def default_backend() -> str:
+def default_backend() -> Literal["reference", "cpu"]:
     """The fastest backend that is here."""
     return "reference" if missing("cpu") else "cpu"
 
