@@ -42,7 +42,7 @@ def _compare(bench: Bench, n: int, count: int) -> Iterator[Figure]:
     packed = [tensor.flatten(1, 2) for tensor in (x, dt, B, C)]
 
     def ours() -> Tensor:
-        y = coupled_scan(packed[0], packed[1], A, packed[2], packed[3], skip, G, **kept)
+        y = coupled_scan(packed[0], packed[1], A, packed[2], packed[3], skip, G, threads=1, **kept)
         return y.view(M, count, STEPS, D)
 
     def looped(scan: peers.Scan) -> Callable[[], Tensor]:

@@ -69,7 +69,8 @@ def _compare(
     @torch.inference_mode()
     def theirs(tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
         out = peer.backbone(tokens, cache_params=cache, use_cache=True)
-        return peer.lm_head(out.last_hidden_state[:, -1]).float(), out.cache_params
+        last = out.last_hidden_state[:, -1].to(peer.lm_head.weight.dtype)  # its residual stream is fp32
+        return peer.lm_head(last).float(), out.cache_params
 
     first, second = ids[:, :length], ids[:, length:]
     ours(first, True)

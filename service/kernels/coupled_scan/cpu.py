@@ -28,10 +28,12 @@ def coupled_scan(
     present: Tensor | None = None,
     renormalise: bool = True,
     isa: str = BEST,
+    threads: int = THREADS,
 ) -> Tensor:
     """Advance coupled chains over packed sequences, from and into their slots: see `reference.coupled_scan`.
 
     state is fp32 and so is the arithmetic; up to 8 chains; `isa` is one of `service.kernels.cpu.INSTRUCTION_SETS`.
+    threads: most of them; small work takes fewer.
     """
     op, (m, t, d), n = "coupled_scan", x.shape, A.shape[1]
     rank_one = state.shape[1] == 1 and m > 1
@@ -75,6 +77,6 @@ def coupled_scan(
         state_stride,
         started.data_ptr(),
         started_stride,
-        THREADS,
+        threads,
     )
     return y.to(x.dtype)
