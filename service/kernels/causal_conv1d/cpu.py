@@ -23,7 +23,7 @@ def causal_conv1d(
 ) -> Tensor:
     """Convolve each channel with its last k inputs, across chunk borders: see `reference.causal_conv1d`.
 
-    state is fp32; k is at most 64; `isa` is one of `service.kernels.cpu.INSTRUCTION_SETS`.
+    state is fp32; k is at most 32; `isa` is one of `service.kernels.cpu.INSTRUCTION_SETS`.
     """
     op, (m, t, d), k = "causal_conv1d", x.shape, weight.shape[1]
     present = torch.ones(m, t, dtype=torch.bool) if present is None else present.contiguous()

@@ -12,7 +12,7 @@ namespace serpentine {
 constexpr int kVector = 16;     // channels in a register
 constexpr int kPanel = 4;       // most registers of outputs in a panel of weights
 constexpr int kMaxChains = 8;   // modalities of a coupled scan
-constexpr int kMaxWindow = 64;  // taps of a convolution
+constexpr int kMaxWindow = 32;  // taps of a convolution
 
 enum class Dtype { f32, bf16 };
 
