@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint bench
+.PHONY: serve test lint bench sanitize
 
-.venv/.installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[media,train,dev]'
 	touch $@
@@ -22,3 +22,15 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks
+
+# The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
+SANITIZED := build/sanitize
+sanitize: .venv/.installed
+	$(BIN)/pip install --quiet cmake nanobind ninja
+	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DSERPENTINE_SANITIZE=ON -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python \
+		-DCMAKE_PREFIX_PATH="$$($(BIN)/python -m nanobind --cmake_dir)"
+	$(BIN)/cmake --build $(SANITIZED)
+	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/installed
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized $(SANITIZED)/installed/service/kernels/cpu \
+		tests/kernels/test_cpu_ops.py tests/models/test_mixture_of_mamba_cpu.py tests/models/test_coupled_mamba_cpu.py

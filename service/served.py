@@ -22,6 +22,7 @@ from service.features.recipes import FeatureSpec
 from service.metrics import Metrics
 from service.models.base import RecurrentModel
 from service.models.checkpoint import CheckpointConfig, load_checkpoint
+from service.models.executables import make_executable
 from service.models.generative_checkpoint import ARCHITECTURE as GENERATIVE
 from service.models.generative_checkpoint import GenerativeConfig, load_generative
 from service.models.registry import architecture_of
@@ -53,10 +54,11 @@ class ServedModel:
             extractor = Extractor(spec, folder, dict(config.model.modalities), media_limits(settings))
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
-        values = config.to_json()
-        snapshots = _snapshots(folder, values, ("model", "features"), checkpoint.model, settings)
-        runner = ClipRunner(checkpoint.model, config.model.modalities, settings.slots, snapshots.fingerprint)
-        recipes = config.features["modalities"]
+        dtype = _dtype(settings, checkpoint.dtype)
+        executable = make_executable(checkpoint.model, settings.backend, dtype, settings.threads)
+        values, recipes = config.to_json(), config.features["modalities"]
+        snapshots = _snapshots(folder, values, ("model", "features"), executable, settings, dtype)
+        runner = ClipRunner(executable, config.model.modalities, settings.slots, snapshots.fingerprint)
         card = {
             "recipe": {
                 "clock": config.features["clock"],
@@ -66,11 +68,12 @@ class ServedModel:
             },
             "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
             "calibration": values["calibration"],
-            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }
         lane = _lane(config.name, runner, settings, metrics)
-        return cls(config.name, config, extractor, lane, snapshots, _weight_bytes(checkpoint.model), card)
+        weight_bytes = _weight_bytes(executable, checkpoint.model)
+        return cls(config.name, config, extractor, lane, snapshots, weight_bytes, card)
 
     def warm(self) -> None:
         """Do once what takes longer the first time."""
@@ -105,21 +108,23 @@ class GenerativeModel:
             codecs = Codecs.load(folder, config.codecs, config.vocabulary)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
+        dtype = _dtype(settings, checkpoint.dtype)
+        executable = make_executable(checkpoint.model, settings.backend, dtype, settings.threads)
         values = config.to_json()
-        snapshots = _snapshots(folder, values, ("model", "vocabulary", "codecs"), checkpoint.model, settings)
-        runner = TokenRunner(checkpoint.model, settings.slots, snapshots.fingerprint)
+        snapshots = _snapshots(folder, values, ("model", "vocabulary", "codecs"), executable, settings, dtype)
+        runner = TokenRunner(executable, settings.slots, snapshots.fingerprint)
         card = {
             "modes": list(modes_of(config.vocabulary)),
             **{entry: values[entry] for entry in ("vocabulary", "generation")},
             "codecs": codecs.card(),
-            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, settings, runner),
+            **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }
         card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
         deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
         prefixes = PrefixCache(config.name, settings.prefix_cache_bytes, settings.chunk_steps, metrics)
-        weight_bytes = _weight_bytes(checkpoint.model)
+        weight_bytes = _weight_bytes(executable, checkpoint.model)
         return cls(config.name, config, codecs, lane, snapshots, prefixes, weight_bytes, deterministic, card)
 
     @property
@@ -157,19 +162,39 @@ def _lane(name: str, runner: Runner[Any], settings: Settings, metrics: Metrics) 
 
 
 def _snapshots(
-    folder: Path, config: Mapping[str, Any], entries: tuple[str, ...], model: RecurrentModel[Any], settings: Settings
+    folder: Path,
+    config: Mapping[str, Any],
+    entries: tuple[str, ...],
+    model: RecurrentModel[Any],
+    settings: Settings,
+    dtype: torch.dtype,
 ) -> SnapshotFormat:
     """entries: those of config.json that a state depends on."""
-    fingerprint = fingerprint_of(folder, {entry: config[entry] for entry in entries}, settings.backend)
+    backend = f"{settings.backend} {str(dtype).removeprefix('torch.')}"
+    fingerprint = fingerprint_of(folder, {entry: config[entry] for entry in entries}, backend)
     return SnapshotFormat(config["name"], fingerprint, model.state_tensors())
 
 
-def _weight_bytes(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+def _dtype(settings: Settings, stored: torch.dtype) -> torch.dtype:
+    """Of the weights at work: what was asked for, or what the checkpoint holds where the backend has it."""
+    if settings.dtype is not None:
+        return torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    return torch.bfloat16 if settings.backend == "cpu" and stored == torch.bfloat16 else torch.float32
+
+
+def _weight_bytes(executable: object, model: nn.Module) -> int:
+    packed: int | None = getattr(executable, "weight_bytes", None)  # of a program; the reference is the model itself
+    return packed or sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 
 
 def _card(
-    config: Mapping[str, Any], task: str, model: nn.Module, dtype: torch.dtype, settings: Settings, runner: Runner[Any]
+    config: Mapping[str, Any],
+    task: str,
+    model: nn.Module,
+    stored: torch.dtype,
+    dtype: torch.dtype,
+    settings: Settings,
+    runner: Runner[Any],
 ) -> dict[str, Any]:
     """What the cards of all models have."""
     return {
@@ -180,8 +205,8 @@ def _card(
         "model": config["model"],
         "parameters": sum(p.numel() for p in model.parameters()),
         "backend": settings.backend,
-        "dtype": "float32",
-        "stored_dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
+        "stored_dtype": str(stored).removeprefix("torch."),
         "limits": {
             "steps": settings.max_steps,
             "slots": settings.slots,

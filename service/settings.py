@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.kernels.backends import default_backend, missing
+
 PREFIX = "SERPENTINE_"
 BUNDLED_MODEL = Path(__file__).parent / "pretrained" / "affect-small"
 
@@ -35,7 +37,12 @@ class Settings(BaseSettings):
     log_format: Literal["json", "pretty", "auto"] = Field(default="auto", description="auto is pretty on a terminal")
 
     models: Annotated[tuple[Path, ...], NoDecode] = Field(default=(BUNDLED_MODEL,), min_length=1)
-    backend: Literal["reference"] = "reference"
+    backend: Literal["reference", "cpu"] = Field(
+        default_factory=default_backend, description="cpu where its extension loads; asked for and absent is an error"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        default=None, description="of the weights at work; None: the checkpoint's on cpu, float32 on reference"
+    )
     threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; None: one a core")
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
@@ -95,6 +102,10 @@ class Settings(BaseSettings):
             )
         if self.chunk_steps > self.step_budget:
             raise ValueError(f"chunk_steps {self.chunk_steps} is over step_budget {self.step_budget}")
+        if reason := missing(self.backend):
+            raise ValueError(f"backend {self.backend}: {reason}")
+        if self.backend == "reference" and self.dtype == "bfloat16":
+            raise ValueError("dtype bfloat16: the backend reference computes in float32")
         if 2 * self.slots > self.step_budget:  # what decodes takes up to two steps a slot, and prompts the rest
             raise ValueError(f"twice the slots, {2 * self.slots}, is over step_budget {self.step_budget}")
         return self

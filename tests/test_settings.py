@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from service.kernels.backends import default_backend
 from service.settings import BUNDLED_MODEL, Settings, SettingsError, load_settings
 
 
@@ -14,7 +15,19 @@ def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert settings.models == (BUNDLED_MODEL,)
-    assert settings.backend == "reference"
+    assert settings.backend == default_backend()
+
+
+def test_a_backend_that_is_not_here_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.settings.missing", lambda backend: "not built" if backend == "cpu" else None)
+    assert Settings(backend="reference").backend == "reference"
+    with pytest.raises(ValidationError, match="backend cpu: not built"):
+        Settings(backend="cpu")
+
+
+def test_the_reference_has_no_bf16() -> None:
+    with pytest.raises(ValidationError, match="dtype bfloat16: the backend reference computes in float32"):
+        Settings(backend="reference", dtype="bfloat16")
 
 
 def test_the_environment_and_the_command_line_over_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,12 @@ from service.engine.engine import Engine, Lane, Limits
 from service.engine.request import Request
 from service.engine.runner import ClipRunner
 from service.features.types import Clip
+from service.kernels.backends import default_backend
 from service.metrics import Metrics
 from service.models.convert import coupled_mamba_from_release
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.executables import make_executable
 
 STEPS = 50
 COUNTS = (1, 32)
@@ -102,8 +104,9 @@ def _outspoken(model: nn.Module) -> None:
 
 
 def lane_of(model: CoupledMamba) -> Lane:
-    """The model as the service would run it, with the service's default limits, under the name `bench`."""
-    return Lane("bench", ClipRunner(model, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
+    """The model as the service would run it, with the service's defaults, under the name `bench`."""
+    executable = make_executable(model, default_backend(), threads=1)
+    return Lane("bench", ClipRunner(executable, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
 
 
 def clips(config: CoupledMambaConfig, count: int) -> list[Clip]:

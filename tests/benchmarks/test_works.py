@@ -12,7 +12,7 @@ from benchmarks import peers
 from benchmarks.figures import Bench, Figure, load, machine, save, table
 from benchmarks.floors import Floor, Rates
 from benchmarks.timing import Timing
-from benchmarks.works import generate, predict_engine, scan_training
+from benchmarks.works import coupled_scan, decode, generate, predict_engine, scan_training
 from service.models.convert import convert
 
 BENCH = Bench(Rates(1e10, 1e9, 1e11), budget_s=0.0)
@@ -47,6 +47,20 @@ def test_predict_engine_times_both_models() -> None:
     works = [f"predict_engine/{coupling}/{count}" for coupling in ("layers", "mean") for count in ("1 clip", "2 clips")]
     assert [figure.work for figure in figures[::2]] == works
     assert all(0 < figure.floor_fraction < 1 and figure.disagreement < 1e-4 for figure in figures)
+
+
+def test_coupled_scan_times_both_forms_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coupled_scan, "STEPS", 4)
+    figures = list(coupled_scan.run(BENCH))
+    assert len({(figure.work, figure.peer_name) for figure in figures}) == len(figures) == 8
+    assert all(figure.disagreement < 1e-4 for figure in figures)
+
+
+def test_decode_times_a_prompt_and_steps_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "SIZES", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50})
+    monkeypatch.setattr(decode, "PROMPT", 9)
+    works = [figure.work.rsplit("/", 1)[1] for figure in decode.run(BENCH)]
+    assert works == ["prompt of 9", "1 at once", "8 at once", "32 at once"]
 
 
 def test_scan_training_times_every_rival(capsys: pytest.CaptureFixture[str]) -> None:

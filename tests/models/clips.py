@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from service.models.base import Chunk, State
+from service.models.base import Chunk, RecurrentModel, State
 from service.models.coupled_mamba import CoupledMamba
 from tests.checkpoints import WIDTHS
 
@@ -61,7 +61,7 @@ def clips(draw: st.DrawFn, *, dense: bool = False) -> Clips:
 cuts = st.lists(st.integers(0, 9), max_size=9)  # of every clip; equal ones make empty chunks
 
 
-def poisoned_state(model: CoupledMamba, rows: int, dtype: torch.dtype) -> State:
+def poisoned_state(model: RecurrentModel[Chunk], rows: int, dtype: torch.dtype) -> State:
     """A pool whose rows hold what `fresh` must not let through; floats in `dtype`."""
     state = {}
     for name, tensor in model.state_tensors().items():
@@ -72,9 +72,9 @@ def poisoned_state(model: CoupledMamba, rows: int, dtype: torch.dtype) -> State:
     return state
 
 
-def run_clips(model: CoupledMamba, given: Clips, at: Sequence[int] = (), *, read_all: bool = False) -> Tensor:
+def run_clips(model: RecurrentModel[Chunk], given: Clips, at: Sequence[int] = (), *, read_all: bool = False) -> Tensor:
     """Run the clips side by side in chunks that end at the steps `at` -> outputs at each clip's end (or every row)."""
-    dtype = next(model.parameters()).dtype
+    dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else torch.float32
     count = len(given.lengths)
     begins = torch.tensor([0, *given.lengths]).cumsum(0).tolist()
     bounds = [[0, *sorted(min(cut, length) for cut in at), length] for length in given.lengths]

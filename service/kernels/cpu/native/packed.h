@@ -1,0 +1,63 @@
+// Weights in the order in which the kernels read them, and the layer that they make.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "buffer.h"
+#include "kernels.h"
+#include "pool.h"
+
+namespace serpentine {
+
+// Rows by the weight that each takes: one list a copy of the weights.
+using Routes = std::span<const std::vector<int>>;
+
+// Input rows of a linear layer, in the dtype of its weights.
+struct Rows {
+    const void* data = nullptr;
+    ptrdiff_t stride = 0;
+};
+
+// Where a linear layer writes: fp32, and bf16 beside it where `y16` is given.
+struct Result {
+    float* y = nullptr;
+    ptrdiff_t stride = 0;
+    uint16_t* y16 = nullptr;
+    ptrdiff_t stride16 = 0;
+    Then then = Then::store;
+};
+
+// One linear map, or one a modality.
+class Packed {
+  public:
+    Packed() = default;
+    // weight [copies][outputs][inputs], bias [copies][outputs] or null
+    Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype);
+
+    int outputs() const { return outputs_; }
+    int copies() const { return copies_; }
+    int panels() const { return panels_; }
+    // First output of a panel, a multiple of 16; panels() gives the end.
+    int panel_begin(int panel) const;
+    size_t bytes() const { return f32_.bytes() + bf16_.bytes() + bias_.bytes(); }
+    size_t weights_of_a_row() const { return static_cast<size_t>(outputs_) * static_cast<size_t>(inputs_); }
+
+    // Some rows through one panel of the copy of modality `route`.
+    void panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y) const;
+
+    // The rows through all panels, each by the weight of its list; y rows lie as x rows do.
+    void apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y) const;
+
+  private:
+    static constexpr int kRowsOfItem = 96;
+    int vectors() const { return (outputs_ + kVector - 1) / kVector; }
+
+    Dtype dtype_ = Dtype::f32;
+    int copies_ = 0, outputs_ = 0, inputs_ = 0, panels_ = 0;
+    size_t copy_size_ = 0;  // elements
+    Buffer<float> f32_, bias_;
+    Buffer<uint16_t> bf16_;
+};
+
+}  // namespace serpentine

@@ -1,0 +1,18 @@
+// The table of one instruction set: include after defining SERPENTINE_ISA.
+#include "kernels.h"
+#include "simd.h"
+// simd.h first: the others are written in its terms.
+#include "linear.inl.h"
+#include "pointwise.inl.h"
+#include "scan.inl.h"
+
+namespace serpentine::SERPENTINE_ISA {
+
+#define SERPENTINE_TEXT(x) #x
+#define SERPENTINE_NAME(x) SERPENTINE_TEXT(x)
+inline constexpr Kernels kTable = {
+    SERPENTINE_NAME(SERPENTINE_ISA), linear_f32, linear_bf16, rms_norm,  layer_norm,
+    round_row,                       widen_row,  convolve,    selective, coupled,
+};
+
+}  // namespace serpentine::SERPENTINE_ISA

@@ -1,0 +1,251 @@
+"""The compiled ops against the reference in float64, and against themselves under any packing and chunking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor
+
+from service.kernels import causal_conv1d, coupled_scan, routed_linear, selective_scan
+from service.kernels.causal_conv1d.cpu import causal_conv1d as conv_cpu
+from service.kernels.coupled_scan.cpu import coupled_scan as coupled_cpu
+from service.kernels.cpu import BEST, INSTRUCTION_SETS
+from service.kernels.routed_linear.cpu import routed_linear as linear_cpu
+from service.kernels.selective_scan.cpu import selective_scan as selective_cpu
+from tests.kernels.cases import Case, Step, assert_untouched, cases, cuts, in_chunks, make_case, poison
+
+every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+COUPLINGS = ("mean", "learned", "sum", "none")
+# m, n, d, taps, lengths: odd widths, one state and many, empty and long sequences, more states than fit on the stack.
+SIZES = [
+    (1, 1, 1, 2, [3]),
+    (1, 16, 63, 4, [5, 0, 9, 1]),
+    (2, 3, 65, 3, [0, 70]),
+    (3, 256, 17, 4, [2, 6]),
+    (3, 64, 65, 4, [50, 3]),
+    (8, 5, 16, 7, [7, 2, 0, 4]),
+    (1, 600, 17, 4, [6, 1]),
+    (2, 4, 3, 32, [4096, 33]),
+]
+
+
+def sized(m: int, n: int, d: int, taps: int, lengths: Sequence[int], density: float = 0.7) -> Case:
+    generator = torch.Generator().manual_seed(n * d)
+    present = torch.rand(m, sum(lengths), generator=generator) < density
+    return make_case(m, n, d, taps, lengths, present, seed=n + d)
+
+
+class Pools:
+    """The state of one op, poisoned: NaN, and every chain started."""
+
+    def __init__(self, case: Case, *shape: int, dtype: torch.dtype) -> None:
+        self.state = poison(case.pool_rows, *shape, dtype=dtype)
+        self.started = torch.ones(case.pool_rows, case.x.shape[0], dtype=torch.bool)
+
+
+def coupled_step(case: Case, kind: str, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
+        to = {"dtype": pools.state.dtype}
+        x, dt, B, C = (tensor[:, rows].to(**to) for tensor in (case.x, case.dt, case.B, case.C))
+        A, D, G = case.A.to(**to), case.D.to(**to), case.coupling(kind).to(**to)
+        kept = {"state": pools.state, "started": pools.started, "slots": case.slots, "offsets": offsets}
+        present = case.present[:, rows]
+        return op(x, dt, A, B, C, D, G, fresh=fresh, present=present, renormalise=kind != "sum", **kept, **more)
+
+    return step
+
+
+def coupled_pools(case: Case, kind: str, dtype: torch.dtype) -> Pools:
+    m, n, d = case.A.shape
+    return Pools(case, 1 if kind in ("mean", "sum") else m, n, d, dtype=dtype)
+
+
+def selective_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
+        heard = torch.ones_like(rows, dtype=torch.bool) if case.present[0].all() else case.present[0, rows]
+        x, dt, B, C = (
+            torch.where(heard[:, None], tensor[0, rows], 0.3).to(pools.state.dtype)
+            for tensor in (case.x, case.dt, case.B, case.C)
+        )
+        A, D = case.A[0].to(pools.state.dtype), case.D[0].to(pools.state.dtype)
+        kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
+        return op(x, dt, A, B, C, D, **kept, **more)[None]
+
+    return step
+
+
+def conv_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
+        x, weight, bias = (t.to(pools.state.dtype) for t in (case.x[:, rows], case.weight, case.bias))
+        kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
+        return op(x, weight, bias, present=case.present[:, rows], **kept, **more)
+
+    return step
+
+
+def assert_equals_reference(
+    case: Case, pools: Callable[[torch.dtype], Pools], step: Callable[..., Step], ops: Sequence[Any]
+) -> None:
+    reference, native = ops
+    expected_pools, pools32 = pools(torch.float64), pools(torch.float32)
+    before = pools32.state.clone()
+    expected = in_chunks(step(expected_pools, reference), case.lengths, [])
+    y = in_chunks(step(pools32, native), case.lengths, [])
+    # Relative to the largest: a sum of many terms is as precise as its terms.
+    for ours, theirs in ((y, expected), (pools32.state[case.slots], expected_pools.state[case.slots])):
+        scale = float(theirs.abs().amax()) if theirs.numel() else 1.0
+        torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=2e-6 * max(scale, 1e-6))
+    assert torch.equal(pools32.started, expected_pools.started)
+    assert_untouched(pools32.state, before, case.slots)
+
+
+@every_set
+@pytest.mark.parametrize("kind", COUPLINGS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_coupled_scan_equals_the_reference(isa: str, kind: str, size: Any) -> None:
+    case = sized(*size)
+    if kind == "sum":  # diverges: few steps
+        case = sized(*size[:4], [min(length, 9) for length in size[4]])
+
+    def step(pools: Pools, op: Any) -> Step:
+        return coupled_step(case, kind, pools, op, **({"isa": isa} if op is coupled_cpu else {}))
+
+    ops = (coupled_scan.coupled_scan, coupled_cpu)
+    assert_equals_reference(case, lambda dtype: coupled_pools(case, kind, dtype), step, ops)
+
+
+@every_set
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_selective_scan_equals_the_reference(isa: str, size: Any) -> None:
+    case = sized(1, *size[1:])
+
+    def step(pools: Pools, op: Any) -> Step:
+        return selective_step(case, pools, op, **({"isa": isa} if op is selective_cpu else {}))
+
+    ops = (selective_scan.selective_scan, selective_cpu)
+    assert_equals_reference(case, lambda dtype: Pools(case, *case.A.shape[1:], dtype=dtype), step, ops)
+
+
+@every_set
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_causal_conv1d_equals_the_reference(isa: str, size: Any) -> None:
+    case = sized(*size)
+    m, taps, d = case.weight.shape
+
+    def step(pools: Pools, op: Any) -> Step:
+        return conv_step(case, pools, op, **({"isa": isa} if op is conv_cpu else {}))
+
+    ops = (causal_conv1d.causal_conv1d, conv_cpu)
+    assert_equals_reference(case, lambda dtype: Pools(case, m, taps - 1, d, dtype=dtype), step, ops)
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+@every_set
+@settings(max_examples=25)
+@given(case=cases(), at=cuts)
+def test_any_chunking_gives_the_same_bits(isa: str, case: Case, at: list[int]) -> None:
+    m, n, d = case.A.shape
+    window = (m, case.weight.shape[1] - 1, d)
+    makers: list[tuple[Callable[[], Pools], Callable[[Pools], Step]]] = [
+        (lambda: Pools(case, n, d, dtype=torch.float32), lambda p: selective_step(case, p, selective_cpu, isa=isa)),
+        (lambda: Pools(case, *window, dtype=torch.float32), lambda p: conv_step(case, p, conv_cpu, isa=isa)),
+    ]
+    for kind in COUPLINGS:
+        makers.append(
+            (
+                lambda kind=kind: coupled_pools(case, kind, torch.float32),
+                lambda p, kind=kind: coupled_step(case, kind, p, coupled_cpu, isa=isa),
+            )
+        )
+    for make, step in makers:
+        whole, cut = make(), make()
+        assert bits(in_chunks(step(whole), case.lengths, [])) == bits(in_chunks(step(cut), case.lengths, at))
+        assert bits(whole.state) == bits(cut.state)
+        assert torch.equal(whole.started, cut.started)
+
+
+def routed(rows: int, copies: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(rows + outputs)
+    weight = torch.randn(copies, outputs, inputs, generator=g)
+    bias, x = torch.randn(copies, outputs, generator=g), torch.randn(rows, inputs, generator=g)
+    return x, weight, bias, torch.randint(0, copies, (rows,), generator=g)
+
+
+@every_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "copies", "outputs", "inputs"),
+    [(1, 1, 1, 1), (0, 3, 5, 4), (7, 3, 17, 63), (33, 1, 130, 65), (200, 2, 63, 17), (5, 4, 80, 256)],
+)
+def test_routed_linear_equals_the_reference(
+    isa: str, dtype: torch.dtype, rows: int, copies: int, outputs: int, inputs: int
+) -> None:
+    x, weight, bias, route = routed(rows, copies, outputs, inputs)
+    x, weight = x.to(dtype).float(), weight.to(dtype).float()  # what is exact in bf16 stays so
+    for given_bias in (bias, None):
+        expected = routed_linear.routed_linear(
+            x.double(), weight.double(), None if given_bias is None else given_bias.double(), route
+        )
+        y = linear_cpu(x, weight, given_bias, route, dtype=dtype, isa=isa)
+        torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_set
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_has_the_same_bits_alone_and_among_any_number(isa: str, dtype: torch.dtype) -> None:
+    x, weight, bias, route = routed(150, 3, 97, 129)
+    y = linear_cpu(x, weight, bias, route, dtype=dtype, isa=isa)
+    for count in (1, 2, 3, 4, 5, 6, 7, 8, 31, 32, 100):
+        rows = torch.arange(count) * (149 // count)
+        some = linear_cpu(x[rows], weight, bias, route[rows], dtype=dtype, isa=isa)
+        assert bits(some) == bits(y[rows]), count
+
+
+@every_set
+def test_bf16_rounds_both_operands_to_nearest_even(isa: str) -> None:
+    x, weight, bias, route = routed(9, 2, 33, 64)
+    rounded = routed_linear.routed_linear(x.bfloat16().double(), weight.bfloat16().double(), bias.double(), route)
+    y = linear_cpu(x, weight, bias, route, dtype=torch.bfloat16, isa=isa)
+    torch.testing.assert_close(y.double(), rounded, rtol=1e-5, atol=1e-5)
+
+
+WRONG = [
+    ("x", torch.zeros(3, 6, 4)),
+    ("A", torch.zeros(3, 2, 5)),
+    ("started", torch.zeros(5, 2, dtype=torch.bool)),
+    ("present", torch.ones(3, 6, dtype=torch.bool)),
+    ("offsets", torch.tensor([0, 5, 8])),
+    ("offsets", torch.tensor([0, 8, 7])),
+    ("offsets", torch.tensor([1, 5, 7])),
+    ("slots", torch.tensor([2, 2])),
+    ("slots", torch.tensor([2, 5])),
+    ("slots", torch.tensor([-1, 2])),
+    ("fresh", torch.ones(1, dtype=torch.bool)),
+    ("state", torch.zeros(5, 3, 2, 4, dtype=torch.float64)),
+    ("state", torch.zeros(5, 3, 4, 2).transpose(2, 3)),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
+def test_a_wrong_argument_is_named_and_nothing_is_written(name: str, wrong: Tensor) -> None:
+    case = make_case(3, 2, 4, 3, [5, 2], torch.ones(3, 7, dtype=torch.bool), seed=0)
+    arguments: dict[str, Any] = {key: getattr(case, key) for key in ("x", "dt", "A", "B", "C", "D")}
+    arguments |= {"coupling": case.learned, "state": torch.full((5, 3, 2, 4), torch.nan), "slots": case.slots}
+    arguments |= {"started": torch.zeros(5, 3, dtype=torch.bool), "offsets": case.offsets, "present": case.present}
+    arguments["fresh"] = torch.ones(2, dtype=torch.bool)
+    with pytest.raises(ValueError, match=rf"coupled_scan: .*{'dt' if name == 'x' else name}"):
+        coupled_cpu(**(arguments | {name: wrong}))
+    assert arguments["state"].isnan().all()
+    coupled_cpu(**arguments)
+
+
+def test_an_unknown_instruction_set_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=f"mmx: this processor and build have portable.*{BEST}"):
+        linear_cpu(torch.ones(1, 1), torch.ones(1, 1, 1), None, torch.zeros(1, dtype=torch.int64), isa="mmx")

@@ -1,0 +1,169 @@
+"""The compiled Coupled Mamba: the reference's answers, and the same bits whatever it is batched with."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.kernels.cpu import INSTRUCTION_SETS
+from service.models.base import Chunk
+from service.models.coupled_mamba_cpu import CoupledMambaProgram
+from tests.checkpoints import WIDTHS, model_config, random_model
+from tests.models.clips import Clips, clips, cuts, make_clips, poisoned_state, run_clips
+
+COUPLINGS = ("mean", "learned", "sum", "none", "layers")
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"input": "mlp", "d_input": 9, "pool": ("mean",), "modality_weights": "ratio", "expand": 1},
+    {"pool": ("mean", "max"), "d_state": 17, "d_model": 17, "d_conv": 3, "n_layers": 3},
+]
+every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+every_coupling = pytest.mark.parametrize("coupling", COUPLINGS)
+
+
+@cache
+def program(
+    coupling: str, isa: str = INSTRUCTION_SETS[-1], form: int = 0, block_rows: int = 512
+) -> CoupledMambaProgram:
+    return CoupledMambaProgram(random_model(model_config(coupling, **FORMS[form])), isa=isa, block_rows=block_rows)
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+@every_set
+@every_coupling
+@pytest.mark.parametrize("form", range(len(FORMS)))
+@settings(max_examples=8)
+@given(data=st.data(), at=cuts)
+def test_equals_the_reference_in_float64(
+    isa: str, coupling: str, form: int, data: st.DataObject, at: list[int]
+) -> None:
+    batch = data.draw(clips(dense=coupling == "layers"))
+    model = random_model(model_config(coupling, **FORMS[form])).double()
+    expected = run_clips(model, batch, read_all=True)
+    outputs = run_clips(program(coupling, isa, form, 5), batch, at, read_all=True)  # blocks cut the clips
+    scale = max(1.0, float(expected.nan_to_num().abs().max()))
+    torch.testing.assert_close(outputs.double(), expected, rtol=2e-5, atol=2e-5 * scale, equal_nan=True)
+
+
+@every_set
+@every_coupling
+@settings(max_examples=15)
+@given(data=st.data(), at=cuts)
+def test_alone_in_a_batch_and_in_chunks_it_is_the_same_bits(
+    isa: str, coupling: str, data: st.DataObject, at: list[int]
+) -> None:
+    batch = data.draw(clips(dense=coupling == "layers"))
+    executable = program(coupling, isa)
+    together = run_clips(executable, batch, read_all=True)
+    for clip, expected in zip(batch.alone(), together.split(batch.lengths), strict=True):
+        assert bits(run_clips(executable, clip, at, read_all=True)) == bits(expected)
+
+
+@every_coupling
+def test_the_state_that_is_left_is_the_references(coupling: str) -> None:
+    present = torch.ones(3, 7, dtype=torch.bool)
+    if coupling != "layers":
+        present[1], present[0, 4:] = False, False  # one never starts, one falls silent
+    batch = make_clips([7], present, seed=3)
+    model, executable = random_model(model_config(coupling)), program(coupling)
+    expected = advance(model, batch)
+    for name, tensor in advance(executable, batch).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, equal_nan=True, msg=name)
+
+
+def advance(model: Any, batch: Clips) -> dict[str, Tensor]:
+    """The state after a fresh clip on slot 1 of 3, an empty fresh sequence on slot 2, and none on 0."""
+    state = poisoned_state(model, 3, torch.float32)
+    model.run(chunk_of(batch), state)
+    return state
+
+
+def chunk_of(batch: Clips, **changes: Any) -> Chunk:
+    steps = sum(batch.lengths)
+    entries = {
+        "inputs": {name: rows.float() for name, rows in batch.inputs.items()},
+        "present": batch.present,
+        "offsets": torch.tensor([0, steps, steps]),
+        "slots": torch.tensor([1, 2]),
+        "fresh": torch.tensor([True, True]),
+        "reads": torch.tensor([steps - 1]),
+    }
+    return Chunk(**(entries | changes))
+
+
+@every_coupling
+def test_neither_threads_nor_blocks_change_a_bit(coupling: str) -> None:
+    model = random_model(model_config(coupling, d_model=160, d_state=8, d_head=40))
+    batch = make_clips([40, 3, 25], torch.ones(3, 68, dtype=torch.bool), seed=2)
+    answers = set()
+    for threads, block_rows in ((1, 512), (2, 512), (5, 512), (2, 16), (1, 1)):
+        executable = CoupledMambaProgram(model, threads=threads, block_rows=block_rows)
+        answers.add(bits(run_clips(executable, batch, read_all=True)))
+    assert len(answers) == 1
+
+
+@pytest.mark.parametrize("modalities", [1, 2, 5, 8])
+@pytest.mark.parametrize("coupling", ["mean", "learned"])
+def test_any_number_of_modalities(modalities: int, coupling: str) -> None:
+    config = model_config(coupling, modalities={f"m{i}": 3 + i for i in range(modalities)})
+    model = random_model(config)
+    generator = torch.Generator().manual_seed(modalities)
+    present = torch.rand(modalities, 9, generator=generator) < 0.7
+    present[0, 0] = True
+    chunk = Chunk(
+        inputs={name: torch.randn(9, width, generator=generator) for name, width in config.modalities.items()},
+        present=present,
+        offsets=torch.tensor([0, 9]),
+        slots=torch.tensor([0]),
+        fresh=torch.tensor([True]),
+        reads=torch.tensor([8, 2, 8]),
+    )
+    expected = model.run(chunk, poisoned_state(model, 1, torch.float32))
+    executable = CoupledMambaProgram(model)
+    outputs = executable.run(chunk, poisoned_state(executable, 1, torch.float32))
+    torch.testing.assert_close(outputs, expected, rtol=2e-5, atol=2e-5)
+
+
+def test_bf16_rounds_the_weights_of_the_projections_and_nothing_else() -> None:
+    model = random_model(model_config())
+    batch = make_clips([6], torch.ones(3, 6, dtype=torch.bool), seed=1)
+    outputs = run_clips(CoupledMambaProgram(model, dtype=torch.bfloat16), batch)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("weight") and not name.endswith(("conv_weight", "norm.weight", "norm_f.weight")):
+            tensor.copy_(tensor.bfloat16())
+    assert bits(outputs) == bits(run_clips(CoupledMambaProgram(model), batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("text", {"text": torch.zeros(6, WIDTHS["text"])}),
+        ("audio", {"audio": torch.zeros(7, WIDTHS["audio"], dtype=torch.float64)}),
+        ("present", torch.ones(2, 7, dtype=torch.bool)),
+        ("present", torch.ones(3, 7)),
+        ("offsets", torch.tensor([0, 8, 7])),
+        ("offsets", torch.tensor([0, 5, 6])),
+        ("slots", torch.tensor([1, 1])),
+        ("slots", torch.tensor([1, 3])),
+        ("fresh", torch.tensor([True])),
+        ("reads", torch.tensor([7])),
+    ],
+)
+def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Any) -> None:
+    batch, executable = make_clips([7], torch.ones(3, 7, dtype=torch.bool), seed=5), program("mean")
+    state = poisoned_state(executable, 3, torch.float32)
+    good = chunk_of(batch)
+    changes = {"inputs": dict(good.inputs) | wrong} if isinstance(wrong, dict) else {name: wrong}
+    with pytest.raises(ValueError, match=name):
+        executable.run(chunk_of(batch, **changes), state)
+    assert state["ssm"].isnan().all()
+    executable.run(good, state)

@@ -1,0 +1,220 @@
+"""The compiled Mixture-of-Mamba: the reference's answers, and the same bits whatever it is batched with."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from service.kernels.cpu import INSTRUCTION_SETS
+from service.models.base import State, TokenChunk
+from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
+from tests.generative import VOCABULARY, generative_model
+
+SPLITS = (("in_proj", "x_proj", "dt_proj", "out_proj"), (), ("in_proj", "dt_proj"))
+FORMS: list[dict[str, Any]] = [
+    *({"split": split} for split in SPLITS),
+    {"split": (), "dt_bias": False, "tied": False},
+    {"d_model": 33, "d_inner": 65, "d_state": 17, "d_conv": 3, "dt_rank": 3},
+    {"d_model": 1, "d_inner": 1, "d_state": 1, "d_conv": 2, "dt_rank": 1},
+]
+every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
+
+@cache
+def program(
+    form: int = 4, dtype: torch.dtype = torch.bfloat16, isa: str = INSTRUCTION_SETS[-1], **sizes: int
+) -> MixtureOfMambaProgram:
+    return MixtureOfMambaProgram(generative_model(**FORMS[form]), dtype=dtype, isa=isa, **sizes)
+
+
+def poisoned(executable: Any, rows: int, dtype: torch.dtype = torch.float32) -> State:
+    return {n: torch.full((rows, *t.shape), torch.nan, dtype=dtype) for n, t in executable.state_tensors().items()}
+
+
+def chunk_of(parts: Sequence[Tensor], slots: Sequence[int], fresh: Sequence[bool]) -> TokenChunk:
+    tokens = torch.cat([*parts, torch.empty(0, dtype=torch.int64)])
+    return TokenChunk(
+        tokens=tokens,
+        offsets=torch.tensor([0, *accumulate(len(part) for part in parts)]),
+        slots=torch.tensor(slots),
+        fresh=torch.tensor(fresh),
+        reads=torch.arange(len(tokens)),
+    )
+
+
+def prompts(lengths: Sequence[int], seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, VOCABULARY.size, (length,), generator=generator) for length in lengths]
+
+
+def run_cut(executable: Any, prompt: Tensor, at: Sequence[int], slot: int, state: State) -> Tensor:
+    """One prompt in chunks that end at the steps `at` -> logits of every step."""
+    bounds = [0, *sorted(min(cut, len(prompt)) for cut in at), len(prompt)]
+    parts = [
+        executable.run(chunk_of([prompt[begin:end]], [slot], [turn == 0]), state)
+        for turn, (begin, end) in enumerate(pairwise(bounds))
+    ]
+    return torch.cat(parts)
+
+
+def bits(tensor: Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+@every_set
+@pytest.mark.parametrize("form", range(len(FORMS)))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
+def test_equals_the_reference_in_float64(isa: str, form: int, dtype: torch.dtype, tolerance: float) -> None:
+    model = generative_model(**FORMS[form])
+    executable = MixtureOfMambaProgram(model, dtype=dtype, isa=isa, block_rows=7)  # blocks cut the sequences
+    if dtype == torch.bfloat16:  # what is rounded anyway is rounded on both sides; activations are on one only
+        for name, tensor in model.state_dict().items():
+            if name.endswith("_proj") or name in ("embedding", "head"):
+                tensor.copy_(tensor.bfloat16())
+    model.double()
+    state, expected_state = poisoned(executable, 6), poisoned(model, 6, torch.float64)
+    for name in state:  # of a sequence that goes on
+        values = torch.randn(state[name][5].shape, generator=torch.Generator().manual_seed(1))
+        state[name][5], expected_state[name][5] = values, values.double()
+    chunk = chunk_of(prompts([9, 0, 5, 1, 3]), [4, 1, 0, 2, 5], [True, True, True, True, False])
+    logits, expected = executable.run(chunk, state), model.run(chunk, expected_state)
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(logits.double(), expected, rtol=tolerance, atol=tolerance * scale)
+    for name in state:
+        scale = float(expected_state[name][[4, 1, 0, 2, 5]].abs().max())
+        torch.testing.assert_close(
+            state[name].double(), expected_state[name], rtol=tolerance, atol=tolerance * scale, equal_nan=True
+        )
+        assert state[name][3].isnan().all()  # nobody's
+        assert (state[name][1] == 0).all()  # empty and fresh
+
+
+@every_set
+@DTYPES
+@settings(max_examples=20)
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=6),
+    at=st.lists(st.integers(0, 12), max_size=5),
+    seed=st.integers(0, 99),
+)
+def test_alone_in_a_batch_and_in_chunks_it_is_the_same_bits(
+    isa: str, dtype: torch.dtype, lengths: list[int], at: list[int], seed: int
+) -> None:
+    executable, parts = program(4, dtype, isa), prompts(lengths, seed)
+    slots = [3 + i for i in range(len(parts))][::-1]
+    together = poisoned(executable, len(parts) + 3)
+    logits = executable.run(chunk_of(parts, slots, [True] * len(parts)), together)
+    for prompt, expected, slot in zip(parts, logits.split(lengths), slots, strict=True):
+        alone = poisoned(executable, 2)
+        assert bits(run_cut(executable, prompt, at, 0, alone)) == bits(expected)
+        for name in alone:
+            assert bits(alone[name][0]) == bits(together[name][slot])
+
+
+@DTYPES
+def test_a_wide_batch_decodes_the_bits_of_each_alone(dtype: torch.dtype) -> None:
+    executable = program(0, dtype)
+    parts = prompts([1] * 67, seed=3)
+    together = poisoned(executable, 67)
+    slots = list(range(67))
+    first = executable.run(chunk_of(parts, slots, [True] * 67), together)
+    second = executable.run(chunk_of(parts[::-1], slots, [False] * 67), together)
+    for i in range(67):
+        alone = poisoned(executable, 1)
+        assert bits(executable.run(chunk_of([parts[i]], [0], [True]), alone)[0]) == bits(first[i])
+        assert bits(executable.run(chunk_of([parts[66 - i]], [0], [False]), alone)[0]) == bits(second[i])
+
+
+@DTYPES
+def test_neither_threads_nor_blocks_change_a_bit(dtype: torch.dtype) -> None:
+    # Wide enough that a step is shared among the threads asked for.
+    model = generative_model(d_model=192, d_inner=400, d_state=8, n_layers=2)
+    chunk = chunk_of(prompts([40, 3, 25]), [0, 1, 2], [True] * 3)
+    answers = set()
+    for threads, block_rows in ((1, 512), (2, 512), (5, 512), (2, 16), (1, 1)):
+        executable = MixtureOfMambaProgram(model, dtype=dtype, threads=threads, block_rows=block_rows)
+        answers.add(bits(executable.run(chunk, poisoned(executable, 3))))
+    assert len(answers) == 1
+
+
+def test_reads_come_in_the_order_they_were_asked_for() -> None:
+    executable = program(block_rows=5)
+    parts = prompts([6, 4])
+    chunk = chunk_of(parts, [0, 1], [True, True])
+    every = executable.run(chunk, poisoned(executable, 2))
+    order = torch.tensor([9, 0, 5, 5, 1])
+    some = TokenChunk(tokens=chunk.tokens, offsets=chunk.offsets, slots=chunk.slots, fresh=chunk.fresh, reads=order)
+    assert bits(executable.run(some, poisoned(executable, 2))) == bits(every[order])
+    none = TokenChunk(tokens=chunk.tokens, offsets=chunk.offsets, slots=chunk.slots, fresh=chunk.fresh, reads=order[:0])
+    assert executable.run(none, poisoned(executable, 2)).shape == (0, VOCABULARY.size)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("tokens", torch.tensor([0, 1, VOCABULARY.size])),
+        ("tokens", torch.tensor([0, 1, -1])),
+        ("tokens", torch.tensor([0.0, 1.0, 2.0])),
+        ("offsets", torch.tensor([0, 2, 4])),
+        ("offsets", torch.tensor([0, 2])),
+        ("slots", torch.tensor([1, 1])),
+        ("slots", torch.tensor([0, 3])),
+        ("fresh", torch.tensor([1, 1])),
+        ("reads", torch.tensor([3])),
+        ("reads", torch.tensor([-1])),
+    ],
+)
+def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Tensor) -> None:
+    executable = program()
+    chunk = {
+        "tokens": torch.tensor([0, 1, 2]),
+        "offsets": torch.tensor([0, 2, 3]),
+        "slots": torch.tensor([0, 1]),
+        "fresh": torch.tensor([True, True]),
+        "reads": torch.tensor([2]),
+    }
+    state = poisoned(executable, 3)
+    with pytest.raises(ValueError, match=name):
+        executable.run(TokenChunk(**(chunk | {name: wrong})), state)
+    assert all(tensor.isnan().all() for tensor in state.values())
+    executable.run(TokenChunk(**chunk), state)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda state: {"conv": state["conv"]},
+        lambda state: state | {"ssm": state["ssm"].double()},
+        lambda state: state | {"ssm": state["ssm"][:2]},
+        lambda state: state | {"ssm": torch.empty(6, *state["ssm"].shape[1:])[::2]},
+    ],
+)
+def test_a_state_that_is_not_as_allocated_is_refused(broken: Any) -> None:
+    executable = program()
+    chunk = chunk_of(prompts([2]), [0], [True])
+    with pytest.raises(ValueError, match="state: ssm"):
+        executable.run(chunk, broken(poisoned(executable, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of what is tested here
+def test_a_forked_child_computes_with_threads_of_its_own() -> None:
+    executable = MixtureOfMambaProgram(generative_model(d_model=192, d_inner=400), threads=2)
+    chunk = chunk_of(prompts([40]), [0], [True])
+    expected = bits(executable.run(chunk, poisoned(executable, 1)))
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(bits(executable.run(chunk, poisoned(executable, 1)))))
+    child.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == expected
+    child.join()
