@@ -30,7 +30,10 @@ VALIDATE_EVERY = 200
 
 @dataclass(frozen=True)
 class FitSettings:
-    """documents: a batch, on average; steps in all, of which `warmup` rise and the last `decay` fall to zero.
+    """The rate rises for `warmup` steps and falls to zero over the last `decay` of `steps`.
+
+    documents: a batch, on average
+    again: so many steps more, in which the rate falls to zero once more, from `again_rate`
 
     stop: end after so many steps, with the rate still up; None runs them all
     compiled: with the scan in C++, which needs a compiler
@@ -43,12 +46,16 @@ class FitSettings:
     decay: int = 1300
     weight_decay: float = 0.05
     clip: float = 1.0
+    again: int = 900
+    again_rate: float = 7e-4
     seed: int = 0
     stop: int | None = None
     compiled: bool = True
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step `step`, from 0."""
+        if step >= self.steps:
+            return self.again_rate * (self.steps + self.again - step) / self.again
         rise = min(1.0, (step + 1) / self.warmup)
         fall = min(1.0, (self.steps - step) / self.decay)
         return self.rate * rise * fall
@@ -77,7 +84,7 @@ def fit(
     validation = batches(held_back, text, vocab, documents=96, count=6, seed=settings.seed + 1_000_003, group=0)
     source = _from(begin, train, text, vocab, settings, rank, world)
     begun = time.monotonic()
-    last = settings.steps if settings.stop is None else settings.stop
+    last = settings.steps + settings.again if settings.stop is None else settings.stop
     for step in range(begin, last):
         batch = next(source)
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ from training.digits import fit as fitting
 from training.digits.fit import FitSettings, fit, validate, weighted_loss
 from training.digits.tokens import batches
 
-SETTINGS = FitSettings(steps=12, documents=6, rate=1e-2, warmup=2, decay=4, compiled=False)
+SETTINGS = FitSettings(steps=12, documents=6, rate=1e-2, warmup=2, decay=4, again=0, compiled=False)
 LOG = logging.getLogger("test")
 
 
@@ -56,6 +56,8 @@ def test_the_rate_rises_stays_and_falls() -> None:
     assert rates[0] == pytest.approx(5e-3)
     assert rates[1:9] == pytest.approx([1e-2] * 8)
     assert rates[9:] == pytest.approx([7.5e-3, 5e-3, 2.5e-3])
+    more = replace(SETTINGS, again=4, again_rate=8e-3)
+    assert [more.rate_at(step) for step in range(12, 16)] == pytest.approx([8e-3, 6e-3, 4e-3, 2e-3])
 
 
 def test_no_token_is_predicted_across_the_border_of_documents(text: TextCodec) -> None:
