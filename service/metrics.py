@@ -25,9 +25,9 @@ class Metrics:
     """Counters, gauges and histograms of one service.
 
     Labels: `phase` of a batch is decode (tokens of answers only), step (one step of each clip) or prefill; `phase` of a
-    cancellation is where it struck (queue, features, inference); `direction` is input or output; `state` is used or
-    total; `kind` of the host's memory is weights, state_pool or rss; `tier` is host or store; `reason` of a
-    miss is new, evicted, short (no token could be left out) or off.
+    cancellation is where it struck (queue, features, inference, or stream for a reader too slow); `direction` is input
+    or output; `state` is used or total; `kind` of the host's memory is weights, state_pool or rss; `tier` is host or
+    store; `reason` of a miss is new, evicted, short (no token could be left out) or off.
     """
 
     def __init__(self) -> None:
@@ -87,6 +87,11 @@ class Metrics:
         self.snapshot_evictions_total = counter(
             "snapshot_evictions_total", "States that were given up for lack of room.", ("model", "tier")
         )
+        self.streams = gauge("streams", "Live sessions that a socket is open for.", ("model",))
+        self.frame_duration_seconds = histogram(
+            "frame_duration_seconds", "From a stream's message to the last of its answers.", ("model",), SHORT_SECONDS
+        )
+        self.late_steps_total = counter("late_steps_total", "Steps of streams that came too late.", ("model",))
         self.rejections_total = counter("rejections_total", "Requests refused, by error code.", ("reason",))
         self.cancellations_total = counter(
             "cancellations_total", "Requests ended early: client gone, or out of time.", ("phase",)

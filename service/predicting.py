@@ -52,7 +52,7 @@ class Predicting(Writing[Prediction]):
         begun = time.monotonic()
         clip = self.model.extractor.extract(media, features)
         if self.model.config.model.dense:
-            _check_complete(clip, list(self.model.config.model.modalities))
+            check_complete(clip, list(self.model.config.model.modalities))
         self._state = self.hold(self.model.name)
         seconds = time.monotonic() - begun
         self.features_ms = 1e3 * seconds
@@ -114,7 +114,7 @@ class Predicting(Writing[Prediction]):
             self.keep(whole.snapshot, prediction)
 
 
-def _check_complete(clip: Clip, names: Sequence[str]) -> None:
+def check_complete(clip: Clip, names: Sequence[str]) -> None:
     """Raise InvalidInput where a modality has no input at some step, for models that need all of them."""
     for name, present in zip(names, clip.present, strict=True):
         if not present.all():

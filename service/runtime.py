@@ -143,16 +143,18 @@ class Runtime:
         *,
         restore: Snapshot | None = None,
         read_all: bool = False,
+        alone: bool = False,
         deadline: float | None,
         request_id: str,
     ) -> Future[Result]:
         """Run a clip's steps from a state (None: the initial one) -> the head's outputs, and the state after them.
 
-        The clip must be of at least one step and `restore` of this model. Refuses at once as `submit` does.
+        read_all and alone are as in ClipProgram. The clip must be of at least one step and `restore` of this model.
+        Refuses at once as `submit` does.
         """
         self._check_open()
         job = Advancing(self, deadline, request_id)
-        program = ClipProgram(clip, read_all, restore=restore, capture=True)
+        program = ClipProgram(clip, read_all, restore=restore, capture=True, alone=alone)
         return self._admit(job, 1, lambda: job.start(model, program))
 
     def generate(

@@ -76,6 +76,13 @@ class Settings(BaseSettings):
     max_tokens: int = Field(default=4096, ge=1, description="of one choice of an answer, as a client may ask for")
     keep_alive_s: float = Field(default=15.0, gt=0, description="silence of a stream before a comment is sent")
 
+    max_streams: int = Field(default=256, ge=0, description="sockets of /predict/stream that are open at a time")
+    max_message_bytes: int = Field(default=2**22, ge=1024, description="of one message of a stream")
+    stream_lag_ms: int = Field(default=500, ge=0, le=60_000, description="how late a stream's steps may come")
+    stream_half_life_s: float = Field(default=10.0, gt=0, description="of a stream's `recent`")
+    stream_idle_s: float = Field(default=60.0, gt=0, description="silence of a stream's client before it is closed")
+    stream_send_s: float = Field(default=10.0, gt=0, description="that a stream's client may take to read a message")
+
     default_deadline_ms: int = Field(default=60_000, ge=1)
     max_deadline_ms: int = Field(default=600_000, ge=1)
     drain_s: float = Field(default=30.0, ge=0)

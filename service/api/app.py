@@ -19,6 +19,7 @@ from service.api.openapi import install_openapi
 from service.api.predict import predict_router
 from service.api.problems import install_problems
 from service.api.sessions import sessions_router
+from service.api.stream import stream_router
 from service.runtime import Runtime
 
 
@@ -43,7 +44,16 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for make_router in (predict_router, generate_router, sessions_router, models_router, health_router, metrics_router):
+    routers = (
+        predict_router,
+        stream_router,
+        generate_router,
+        sessions_router,
+        models_router,
+        health_router,
+        metrics_router,
+    )
+    for make_router in routers:
         app.include_router(make_router(edge))
     install_problems(app, runtime.metrics)
     install_openapi(app)

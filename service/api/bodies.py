@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from service.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors header: a handful of tensors and options
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+_FLOATS: Mapping[str, type] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
 def media_type(request: Request, *allowed: str) -> str:
@@ -79,8 +80,11 @@ class Tensors:
     metadata: dict[str, str]
 
 
-def parse_safetensors(body: bytes) -> Tensors:
-    """Raises BadRequest where the format is broken, InvalidInput where a tensor is not of floats."""
+def parse_safetensors(body: bytes, *, sound: bool = False) -> Tensors:
+    """Raises BadRequest where the format is broken, InvalidInput where a tensor is not of floats.
+
+    sound: samples of 16 bits are read too.
+    """
     header_bytes = int.from_bytes(body[:8], "little")
     if header_bytes > min(MAX_HEADER_BYTES, len(body) - 8):
         raise BadRequest(
@@ -92,13 +96,14 @@ def parse_safetensors(body: bytes) -> Tensors:
         metadata = orjson.loads(body[8 : 8 + header_bytes]).get("__metadata__") or {}
     except (SafetensorError, orjson.JSONDecodeError) as error:
         raise BadRequest(f"the body is not safetensors: {error}") from None
-    return Tensors({name: _array(name, entry) for name, entry in entries}, metadata)
+    kinds = {**_FLOATS, "I16": np.int16} if sound else _FLOATS
+    return Tensors({name: _array(name, entry, kinds) for name, entry in entries}, metadata)
 
 
-def _array(name: str, entry: dict[str, Any]) -> NDArray[Any]:
+def _array(name: str, entry: dict[str, Any], kinds: Mapping[str, type]) -> NDArray[Any]:
     kind, shape, data = entry["dtype"], entry["shape"], entry["data"]
     if kind == "BF16":  # the upper half of a float32
         return (np.frombuffer(data, np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    if kind not in _FLOATS:
+    if kind not in kinds:
         raise InvalidInput.at((name,), f"dtype {kind} came; F32, F16 or BF16 is expected")
-    return np.frombuffer(data, _FLOATS[kind]).reshape(shape)
+    return np.frombuffer(data, kinds[kind]).reshape(shape)

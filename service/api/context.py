@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 import secrets
@@ -24,15 +25,22 @@ M = TypeVar("M", ServedModel, GenerativeModel)
 SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
-_PREFIXES = {"/predict": "pred", "/generate": "gen"}
+_PREFIXES = {"/predict/stream": "sess", "/predict": "pred", "/generate": "gen"}
 
 
 @dataclass
 class Gate:
-    """Counts requests in flight and closes for new work when the service shuts down."""
+    """Counts requests in flight and closes for new work when the service shuts down.
+
+    running   requests and streams
+    streams   sockets that are open
+    closing   set on the event loop, soon after `draining`, for those who wait
+    """
 
     running: int = 0
     draining: bool = False
+    streams: int = 0
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     def admit(self) -> None:
         """Raises Draining once the service shuts down."""

@@ -49,6 +49,8 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=LAST_WORDS_S,
+            ws_max_size=runtime.settings.max_message_bytes,
+            ws_ping_interval=runtime.settings.keep_alive_s,
         )
         super().__init__(config)
 
@@ -64,6 +66,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Called ten times a second -> whether to end. New connections are taken, and told, until the drain is over."""
+        if self.gate.draining:
+            self.gate.closing.set()
         if self.drained_by is not None and (self.gate.running == 0 or time.monotonic() >= self.drained_by):
             log.info("drained", extra={"unfinished": self.gate.running})
             await asyncio.to_thread(self.runtime.close, 0)  # whatever still runs is answered

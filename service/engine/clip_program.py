@@ -33,14 +33,22 @@ class ClipProgram:
     read_all  evaluate the head at every step, not at the last one only
     restore   the state that the clip's first step goes on from; None: the initial one
     capture   keep the state after its last step
+    alone     evaluate the head at each read over that step by itself too: [reads, 2 * outputs]
     """
 
     rows = 1
 
     def __init__(
-        self, clip: Clip, read_all: bool = False, *, restore: Snapshot | None = None, capture: bool = False
+        self,
+        clip: Clip,
+        read_all: bool = False,
+        *,
+        restore: Snapshot | None = None,
+        capture: bool = False,
+        alone: bool = False,
     ) -> None:
         self.clip, self.read_all, self.restore, self.capture = clip, read_all, restore, capture
+        self.alone = alone
         self._done = 0
         self._snapshot: Snapshot | None = None
         self._outputs: list[NDArray[np.float32]] = []

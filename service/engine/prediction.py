@@ -41,6 +41,18 @@ class ModalityReading:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What the head's outputs after one step say, whatever the step."""
+
+    sentiment: float
+    label: str
+    confidence: float | None
+    abstained: bool
+    probabilities: dict[str, float] | None
+    emotions: dict[str, float] | None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The answer. Sentiment on `scale`; times in seconds (steps, for an aligned clock); durations in milliseconds."""
 
@@ -92,32 +104,21 @@ def predict_from(
     inference_ms: float,
 ) -> Prediction:
     """Compose the answer from the head's outputs [reads, outputs] on the clip and on it less each modality."""
-    read = read_outputs(config, outputs)
-    low, high = config.scale
-    sentiments = read["sentiment"][:, 0].clip(low, high)
-    sentiment = float(sentiments[-1])
-    probabilities = _probabilities(config, read)
-    label, confidence = _label(config, sentiment, probabilities)
+    sentiments = sentiments_of(config, outputs)
+    last = reading_of(config, outputs[-1])
     names = list(config.model.modalities)
     readings: dict[str, ModalityReading | None] = {}
     for row, name in enumerate(names):
         steps = int(clip.present[row].sum())
         contribution = None
         if name in without_outputs:
-            left_out = read_outputs(config, without_outputs[name])["sentiment"][-1, 0].clip(low, high)
-            contribution = sentiment - float(left_out)
+            contribution = last.sentiment - float(sentiments_of(config, without_outputs[name])[-1])
         readings[name] = ModalityReading(steps, contribution, clip.notes.get(name)) if steps else None
-    emotion = read.get("emotion")
     return Prediction(
         model=config.name,
-        sentiment=sentiment,
         scale=config.scale,
-        label=label,
-        interval=_interval(config, sentiment, [name for name, reading in readings.items() if reading]),
-        confidence=confidence,
-        abstained=confidence is not None and confidence < config.calibration.abstain_below,
-        probabilities=probabilities,
-        emotions=None if emotion is None else _named(config.emotions, _softmax(emotion[-1])),
+        interval=interval_of(config, last.sentiment, [name for name, reading in readings.items() if reading]),
+        **vars(last),
         modalities=readings,
         notes=dict(clip.notes),
         timeline=list(zip(clip.times.tolist(), sentiments.tolist(), strict=True)) if timeline else None,
@@ -126,6 +127,38 @@ def predict_from(
         features_ms=features_ms,
         inference_ms=inference_ms,
     )
+
+
+def sentiments_of(config: CheckpointConfig, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The sentiment of each of the head's outputs [reads, outputs], on the scale: [reads]."""
+    low, high = config.scale
+    return read_outputs(config, outputs)["sentiment"][:, 0].clip(low, high)
+
+
+def reading_of(config: CheckpointConfig, outputs: NDArray[np.float32]) -> Reading:
+    """Read the head's outputs after one step, [outputs]."""
+    read = read_outputs(config, outputs[None])
+    sentiment = float(sentiments_of(config, outputs[None])[0])
+    probabilities = _probabilities(config, read)
+    label, confidence = _label(config, sentiment, probabilities)
+    emotion = read.get("emotion")
+    return Reading(
+        sentiment=sentiment,
+        label=label,
+        confidence=confidence,
+        abstained=confidence is not None and confidence < config.calibration.abstain_below,
+        probabilities=probabilities,
+        emotions=None if emotion is None else _named(config.emotions, _softmax(emotion[-1])),
+    )
+
+
+def interval_of(config: CheckpointConfig, sentiment: float, modalities: Sequence[str]) -> Interval | None:
+    """Where the sentiment lies, as calibrated for clips of these modalities; None where no data could calibrate it."""
+    bounds = config.calibration.intervals.get("+".join(sorted(modalities)))
+    if bounds is None:
+        return None
+    low, high = config.scale
+    return Interval(max(low, sentiment + bounds[0]), min(high, sentiment + bounds[1]), config.calibration.coverage)
 
 
 def _probabilities(config: CheckpointConfig, read: Mapping[str, NDArray[np.float64]]) -> dict[str, float] | None:
@@ -143,14 +176,6 @@ def _label(
     low, high = config.scale
     offset, band = sentiment - (low + high) / 2, NEUTRAL_BAND * (high - low)
     return config.labels[0 if offset < -band else 2 if offset > band else 1], None
-
-
-def _interval(config: CheckpointConfig, sentiment: float, modalities: Sequence[str]) -> Interval | None:
-    bounds = config.calibration.intervals.get("+".join(sorted(modalities)))
-    if bounds is None:
-        return None
-    low, high = config.scale
-    return Interval(max(low, sentiment + bounds[0]), min(high, sentiment + bounds[1]), config.calibration.coverage)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

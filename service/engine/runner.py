@@ -118,12 +118,18 @@ class ClipRunner(Runner[Chunk]):
         return Chunk(
             inputs={name: self._packed_values(works, name, dim) for name, dim in self.modalities.items()},
             present=torch.from_numpy(np.concatenate(present, axis=1)),
+            alone=any(_clip(work).alone for work in works),
             **vars(packing),
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
-        """The outputs as they are."""
-        return values
+        """The outputs; of steps by themselves, to those programs only that asked for them."""
+        if not any(_clip(work).alone for work in works):
+            return values
+        return [
+            rows if _clip(work).alone else rows[:, : rows.shape[1] // 2]
+            for work, rows in zip(works, values, strict=True)
+        ]
 
     @staticmethod
     def _packed_values(works: Sequence[Work], modality: str, dim: int) -> Tensor:

@@ -6,30 +6,26 @@ sample 160 k, and `times` says so. Neither looks at statistics of the clip, so t
 eGeMAPS runs over a fixed grid of blocks (the constants below): openSMILE's memory grows with its input until it
 is closed, and a grid keeps it flat. Block b is the frames [1000 b, 1000 (b + 1)); they are read from a run over
 the samples from one second before the block to one second after it. Values are a function of that grid alone.
-An incremental extractor that opens a run a second before each block and pushes PCM gets the same bits: openSMILE
-never revises a frame, and gives one out at most 9 frames after its start here (its pitch smoother may hold
-back 40); input that ends later changes nothing but the last 4 frames of a run. Measured on speech, noise,
-chirps and gated tones; tests/features/test_audio.py repeats it.
+A run that is fed as sound comes gives the same bits (`incremental_audio`): openSMILE never revises a frame, and gives
+one out at most 9 frames after its start here (its pitch smoother may hold back 40); input that ends later changes
+nothing but the last 4 frames of a run. Measured on speech, noise, chirps and gated tones; tests/features/test_audio.py
+repeats it.
 """
 
 from __future__ import annotations
 
 import math
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features.extras import require
+from service.features.opensmile_run import EGEMAPS_DIM, SAMPLE_RATE, OpenSmileRun
 from service.features.types import Steps
 
-SAMPLE_RATE = 16_000
 HOP = 160
 FRAME_HZ = 100.0
 
-EGEMAPS_DIM = 25
 BLOCK_FRAMES = 1_000
 WARMUP_FRAMES = 100
 LOOKAHEAD_FRAMES = 100
@@ -53,11 +49,14 @@ def egemaps_lld(pcm: NDArray[np.float32]) -> Steps:
     """
     samples = _to_int16(pcm)
     rows = []
-    for first in range(0, len(samples) // HOP, BLOCK_FRAMES):
-        warmup = min(first, WARMUP_FRAMES)
-        last = first + BLOCK_FRAMES + LOOKAHEAD_FRAMES
-        frames = _run_opensmile(samples[(first - warmup) * HOP : last * HOP])
-        rows.append(frames[warmup : warmup + BLOCK_FRAMES])
+    for block in range(-(-(len(samples) // HOP) // BLOCK_FRAMES)):
+        run, warmup = OpenSmileRun(), warmup_frames(block)
+        begin = block_begin(block)
+        try:
+            run.push(samples[begin : begin + (warmup + BLOCK_FRAMES + LOOKAHEAD_FRAMES) * HOP])
+            rows.append(run.finish()[warmup : warmup + BLOCK_FRAMES])
+        finally:
+            run.close()
     values = np.concatenate(rows) if rows else np.empty((0, EGEMAPS_DIM), np.float32)
     return Steps(values, frame_times(len(values)))
 
@@ -71,9 +70,25 @@ def log_mel(pcm: NDArray[np.float32]) -> Steps:
     -> values [n, 40] float32 with n = 1 + (samples - 400) // 160 (0 under 400 samples), times [n] seconds.
     A frame's bits do not depend on how many frames are computed with it. Raises ValueError if pcm is not a vector.
     """
-    signal = _checked(pcm).astype(np.float64)
+    values = mel_frames(_checked(pcm))
+    return Steps(values, frame_times(len(values)))
+
+
+def block_begin(block: int) -> int:
+    """The first sample of a block's run: its warm-up's."""
+    return (block * BLOCK_FRAMES - warmup_frames(block)) * HOP
+
+
+def warmup_frames(block: int) -> int:
+    """Frames of a block's run that come before the block."""
+    return min(block * BLOCK_FRAMES, WARMUP_FRAMES)
+
+
+def mel_frames(pcm: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`log_mel`'s values of every whole window in `pcm` [samples], which is within [-1, 1]: [n, 40]."""
+    signal = pcm.astype(np.float64)
     if len(signal) < MEL_WINDOW:
-        return Steps(np.empty((0, MEL_DIM), np.float32), frame_times(0))
+        return np.empty((0, MEL_DIM), np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(signal, MEL_WINDOW)[::HOP]  # [n, 400], a view
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(MEL_WINDOW) / MEL_WINDOW)
     bank = mel_filters()
@@ -86,7 +101,7 @@ def log_mel(pcm: NDArray[np.float32]) -> Steps:
             bins = np.flatnonzero(weights)
             energy = (power[:, bins] * weights[bins]).sum(axis=1)
             values[chunk, band] = np.log(MEL_FLOOR + energy)
-    return Steps(values, frame_times(len(values)))
+    return values
 
 
 @cache
@@ -119,41 +134,3 @@ def _to_int16(pcm: NDArray[np.float32]) -> NDArray[np.int16]:
     scaled = np.minimum(_checked(pcm) * 32768, 32767)
     samples: NDArray[np.int16] = scaled.astype(np.int16)
     return samples
-
-
-def _run_opensmile(samples: NDArray[np.int16]) -> NDArray[np.float32]:
-    """One run of openSMILE from its initial state over `samples` to their end: [frames, 25]."""
-    # The binding under opensmile.Smile, which goes through pandas and turns short input into rows of NaN.
-    smile = require("opensmile.core.lib", "the audio recipe egemaps-lld-25").OpenSMILE()
-    rows: list[NDArray[np.float32]] = []
-
-    def keep(frame: NDArray[np.float32], _meta: Any) -> None:
-        rows.append(frame.copy())  # openSMILE reuses the buffer
-
-    smile.initialize(*_opensmile_config(), loglevel=0)
-    try:
-        smile.external_sink_set_callback_ex("extsink", keep)
-        smile.external_audio_source_write_data("extsource", samples.tobytes())
-        smile.external_audio_source_set_eoi("extsource")
-        smile.run()
-    finally:
-        smile.free()
-    return np.concatenate(rows) if rows else np.empty((0, EGEMAPS_DIM), np.float32)
-
-
-@cache
-def _opensmile_config() -> tuple[str, dict[str, object]]:
-    """The configuration file and options that opensmile.Smile passes for eGeMAPSv02 at the level lld."""
-    library = require("opensmile.core.lib", "the audio recipe egemaps-lld-25")
-    root = Path(str(library.__file__)).parent / "config"
-    shared = root / "shared"
-    options: dict[str, object] = {
-        "source": shared / "standard_external_wave_input.conf.inc",
-        "sink": shared / "standard_external_data_output_single.conf.inc",
-        "sinkLevel": "lld",
-        "bufferModeRbConf": shared / "BufferModeRb.conf.inc",
-        "frameModeFunctionalsConf": shared / "FrameModeFunctionals.conf.inc",
-        "sampleRate": SAMPLE_RATE,
-        "nBits": 16,
-    }
-    return str(root / "egemaps/v02/eGeMAPSv02.conf"), options

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import InvalidInput, TooLarge
 from service.features.audio import egemaps_lld, log_mel
 from service.features.clock import align, check_steps
 from service.features.extras import missing, require
+from service.features.incremental_audio import AUDIO_STREAMS, AudioStream, AudioTail
 from service.features.limits import MediaLimits
 from service.features.media import PCM, decode_audio, has_sound
 from service.features.recipes import FeatureSpec
@@ -106,6 +108,38 @@ class Extractor:
         clip = align(steps, self.spec.clock, tuple(self.dims), rates, limits)
         return Clip(clip.values, clip.present, clip.times, notes)
 
+    def segment(self, segment: TextSegment, at: tuple[str, ...]) -> Steps:
+        """The steps of one segment of text that starts at a time. Raises InvalidInput, TooLarge at `at`."""
+        self._check_text((replace(segment, t=None),), at)
+        assert self._encoder is not None
+        return self._encoder.encode([segment], self.spec.modalities["text"].rate_hz)
+
+    def sound(self, tail: AudioTail | None = None) -> AudioStream:
+        """The checkpoint's audio recipe over sound that comes in pieces, from its start or from a tail."""
+        recipe = self._recipe("audio")
+        assert recipe is not None
+        return AUDIO_STREAMS[recipe](tail)
+
+    def check_medium(self, name: str, at: tuple[str, ...]) -> None:
+        """Refuse raw text or sound that the checkpoint cannot take. Raises InvalidInput at `at`."""
+        if name not in self.dims:
+            raise InvalidInput.at(at, f"this model reads {', '.join(self.dims)}, not {name}")
+        if self._recipe(name) is None:
+            raise InvalidInput.at(at, f"this model has no recipe for {name}; send its features instead")
+        if name in self._missing:
+            raise InvalidInput.at(at, f"{self._missing[name]}; or send its features instead")
+
+    def check_values(self, name: str, values: NDArray[np.float32], at: tuple[str, ...]) -> None:
+        """Refuse feature steps of an unknown modality, a wrong shape or values that are not finite. Errors at `at`."""
+        if name not in self.dims:
+            raise InvalidInput.at(at, f"this model reads {', '.join(self.dims)}, not {name}")
+        shape, dim = list(values.shape), self.dims[name]
+        if len(shape) != 2 or shape[1] != dim:
+            raise InvalidInput.at(at, f"shape {shape} came; [steps, {dim}] is expected")
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            raise InvalidInput.at(at, f"step {int(np.argmin(finite))} has a value that is not a finite number")
+
     def _recipe(self, name: str) -> str | None:
         modality = self.spec.modalities.get(name)
         return None if modality is None or modality.recipe is None else modality.recipe.name
@@ -138,17 +172,11 @@ class Extractor:
                 raise InvalidInput.at(at, f"{lacking}; or send features.{name} instead")
 
     def _check_features(self, name: str, given: Steps) -> None:
-        at = ("features", name)
-        shape, dim = list(given.values.shape), self.dims[name]
-        if len(shape) != 2 or shape[1] != dim:
-            raise InvalidInput.at(at, f"shape {shape} came; [steps, {dim}] is expected")
+        self.check_values(name, given.values, ("features", name))
         check_steps(name, given, self.spec.clock, self.spec.modalities[name].rate_hz, self.limits)
-        finite = np.isfinite(given.values).all(axis=1)
-        if not finite.all():
-            raise InvalidInput.at(at, f"step {int(np.argmin(finite))} has a value that is not a finite number")
 
-    def _check_text(self, segments: tuple[TextSegment, ...]) -> None:
-        at, limits = ("media", "text"), self.limits
+    def _check_text(self, segments: tuple[TextSegment, ...], at: tuple[str, ...] = ("media", "text")) -> None:
+        limits = self.limits
         if len(segments) > limits.max_segments:
             raise TooLarge.at(at, f"{len(segments)} segments came; at most {limits.max_segments} are allowed")
         chars = sum(len(segment.text) for segment in segments)

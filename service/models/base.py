@@ -43,10 +43,12 @@ class Chunk(Packing):
 
     inputs  {modality: [t, dim]}; rows where the modality is absent are never read
     present [m, t] bool, modalities in the order of the model's config
+    alone   the head is evaluated twice at each read: over the pooling, then, beside it, over that step by itself
     """
 
     inputs: Mapping[str, Tensor]
     present: Tensor
+    alone: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,10 @@ class RecurrentModel(Protocol[C]):
         """The state's tensors, by name. A pool holds each as [slots, *shape]."""
 
     def run(self, chunk: C, state: State) -> Tensor:
-        """Advance each sequence by its steps, mutating its rows of `state` -> [r, outputs], the head at `reads`."""
+        """Advance each sequence by its steps, mutating its rows of `state` -> [r, outputs], the head at `reads`.
+
+        [r, 2 * outputs] for a Chunk with `alone`.
+        """
 
 
 def allocate(tensors: Mapping[str, StateTensor], slots: int) -> State:

@@ -39,7 +39,7 @@ from service.kernels.coupled_scan.compiled import CompiledLoop, compile_time_loo
 from service.kernels.coupled_scan.parallel import coupled_scan_parallel
 from service.models.base import Chunk, State, StateTensor
 from service.models.coupled_mamba_config import CoupledMambaConfig
-from service.models.pooling import Pooling, pool
+from service.models.pooling import Pooling, pool, pool_alone
 from service.models.stacked import EPS, StackedLinear, StackedNorm
 
 
@@ -82,6 +82,7 @@ class CoupledMamba(nn.Module):
     def run(self, chunk: Chunk, state: State) -> Tensor:
         """Advance each sequence of `chunk` from and into its slot -> [r, outputs], the head after each read row.
 
+        With `chunk.alone`, [r, 2 * outputs]: then the head over that row by itself.
         A read before a sequence's first input of any modality gives NaN. Raises ValueError on disagreeing shapes.
         """
         every = torch.arange(len(self.config.modalities))
@@ -124,6 +125,8 @@ class CoupledMamba(nn.Module):
         if not self.config.dense:
             e = self.norm_f(e, chains)
         outputs: Tensor = self.head(pool(e, present, chunk, state), chains)
+        if chunk.alone:
+            outputs = torch.cat([outputs, self.head(pool_alone(e, present, chunk.reads), chains)], 1)
         return outputs
 
     def _coupling(self, layer: int, chains: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ class CoupledMambaProgram:
     def run(self, chunk: Chunk, state: State) -> Tensor:
         """Advance each sequence of `chunk` from and into its slot -> [r, outputs], the head after each read row.
 
+        With `chunk.alone`, [r, 2 * outputs]: then the head over that row by itself.
         A read before a sequence's first input of any modality gives NaN. Raises ValueError, before anything is
         written, where shapes disagree or offsets, slots or reads are out of range.
         """
@@ -148,12 +149,14 @@ class CoupledMambaProgram:
         present = chunk.present.contiguous()
         slots = check_state(self._tensors, state)
         packing, held = chunk_packing(chunk, rows, slots)
-        outputs = torch.empty(chunk.reads.shape[0], sum(self.config.outputs.values()))
+        width = sum(self.config.outputs.values())
+        outputs = torch.empty(chunk.reads.shape[0], 2 * width if chunk.alone else width)
         self._native.run(
             packing,
             [values.data_ptr() for values in inputs],
             present.data_ptr(),
             *(state[name].data_ptr() for name in ("conv", "ssm", "started", "pool_max", "pool_sum", "pool_count")),
+            chunk.alone,
             outputs.data_ptr(),
             self.threads,
         )

@@ -52,6 +52,12 @@ def pool(e: Tensor, present: Tensor, chunk: Chunk, state: State | None) -> Pooli
     return Pooling(running_max[at], mean, steps > 0)
 
 
+def pool_alone(e: Tensor, present: Tensor, reads: Tensor) -> Pooling:
+    """The pooling over each row of `reads` by itself, whatever came before."""
+    step, heard = e[:, reads].transpose(0, 1), present[:, reads].T
+    return Pooling(step, step, heard)
+
+
 def _start(
     chunk: Chunk, state: State | None, count: int, m: int, d: int, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

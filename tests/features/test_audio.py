@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 from service.features import audio
 from service.features.audio import BLOCK_FRAMES, HOP, egemaps_lld, frame_times, log_mel, mel_filters
 from service.features.extras import MissingExtra
+from service.features.opensmile_run import OpenSmileRun
 from tests.features.needs import needs_opensmile
 from tests.features.signals import Samples, speechlike, tone
 
@@ -74,30 +73,15 @@ def test_the_look_ahead_is_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_opensmile
-def test_pushing_sound_in_pieces_gives_the_same_frames() -> None:
-    """What a stream does: it opens a run, pushes samples, and reads frames as they come."""
-    from opensmile.core.lib import OpenSMILE
-
+def test_a_run_that_is_fed_slowly_holds_back_nine_frames_at_most() -> None:
     pcm = speechlike(2.0)
-    smile, rows = OpenSMILE(), []
-    smile.initialize(*audio._opensmile_config(), loglevel=0)
-    smile.external_sink_set_callback_ex("extsink", lambda frame, _: rows.append(frame.copy()))
-    samples = audio._to_int16(pcm)
-    runner = threading.Thread(target=smile.run)
-    runner.start()
-    held_back = []
+    run, rows, samples = OpenSmileRun(), [], audio._to_int16(pcm)
     for start in range(0, len(samples), 4_000):
-        smile.external_audio_source_write_data("extsource", samples[start : start + 4_000].tobytes())
+        run.push(samples[start : start + 4_000])
         due = min(start + 4_000, len(samples)) // HOP - 9
-        until = time.monotonic() + 20
-        while len(rows) < due and time.monotonic() < until:
-            time.sleep(0.002)
-        held_back.append(due + 9 - len(rows))
-    smile.external_audio_source_set_eoi("extsource")
-    runner.join()
-    smile.free()
+        rows.append(run.read(due - sum(map(len, rows))))
+    rows.append(run.finish())
     np.testing.assert_array_equal(np.concatenate(rows), egemaps_lld(pcm).values)
-    assert max(held_back) <= 9
 
 
 @needs_opensmile

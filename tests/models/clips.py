@@ -72,7 +72,9 @@ def poisoned_state(model: RecurrentModel[Chunk], rows: int, dtype: torch.dtype) 
     return state
 
 
-def run_clips(model: RecurrentModel[Chunk], given: Clips, at: Sequence[int] = (), *, read_all: bool = False) -> Tensor:
+def run_clips(
+    model: RecurrentModel[Chunk], given: Clips, at: Sequence[int] = (), *, read_all: bool = False, alone: bool = False
+) -> Tensor:
     """Run the clips side by side in chunks that end at the steps `at` -> outputs at each clip's end (or every row)."""
     dtype = next(model.parameters()).dtype if isinstance(model, nn.Module) else torch.float32
     count = len(given.lengths)
@@ -93,6 +95,7 @@ def run_clips(model: RecurrentModel[Chunk], given: Clips, at: Sequence[int] = ()
             slots=slots,
             fresh=torch.full((count,), turn == 0),
             reads=reads,
+            alone=alone,
         )
         outputs.append(model.run(chunk, state))
         read_rows.append(rows[reads])

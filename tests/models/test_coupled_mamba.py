@@ -7,7 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
+from service.models.base import Chunk, State, StateTensor
 from service.models.coupled_mamba import CoupledMamba
 from tests.checkpoints import model_config, random_model
 from tests.models.clips import Clips, clips, cuts, forward_clips, make_clips, run_clips
@@ -64,6 +66,35 @@ def test_a_read_is_the_last_read_of_the_prefix(coupling: str, data: st.DataObjec
             torch.testing.assert_close(reads[end - 1], expected, rtol=1e-12, atol=1e-12)
         else:
             assert reads[end - 1].isnan().all()  # nothing has been heard yet
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@fewer
+@given(data=st.data())
+def test_a_step_by_itself_is_read_as_if_pooling_began_with_it(coupling: str, data: st.DataObject) -> None:
+    batch = data.draw(clips(dense=coupling == "layers"))
+    model, renewed = model_of(coupling), _Renewed(model_of(coupling))
+    every_step = run_clips(renewed, batch, range(1, max(batch.lengths)), read_all=True)
+    outputs = run_clips(model, batch, read_all=True, alone=True)
+    torch.testing.assert_close(outputs[:, 12:], every_step, rtol=1e-12, atol=1e-12, equal_nan=True)
+    assert torch.equal(outputs[:, :12].nan_to_num(), run_clips(model, batch, read_all=True).nan_to_num())
+
+
+class _Renewed(torch.nn.Module):
+    """The model, but pooling begins anew with every chunk."""
+
+    def __init__(self, model: CoupledMamba) -> None:
+        super().__init__()
+        self.model = model
+
+    def state_tensors(self) -> dict[str, StateTensor]:
+        return self.model.state_tensors()
+
+    def run(self, chunk: Chunk, state: State) -> Tensor:
+        for name, tensor in self.state_tensors().items():
+            if name.startswith("pool_"):
+                state[name][chunk.slots] = torch.full(tensor.shape, tensor.initial).to(state[name].dtype)
+        return self.model.run(chunk, state)
 
 
 @pytest.mark.parametrize("coupling", RECURRENT)

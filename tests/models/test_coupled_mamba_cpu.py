@@ -69,6 +69,23 @@ def test_alone_in_a_batch_and_in_chunks_it_is_the_same_bits(
 
 
 @every_coupling
+@pytest.mark.parametrize("form", range(len(FORMS)))
+@settings(max_examples=8)
+@given(data=st.data(), at=cuts)
+def test_a_step_by_itself_is_the_references_and_changes_nothing_else(
+    coupling: str, form: int, data: st.DataObject, at: list[int]
+) -> None:
+    batch, executable = data.draw(clips(dense=coupling == "layers")), program(coupling, form=form, block_rows=5)
+    model = random_model(model_config(coupling, **FORMS[form])).double()
+    expected = run_clips(model, batch, read_all=True, alone=True)
+    outputs = run_clips(executable, batch, at, read_all=True, alone=True)
+    scale = max(1.0, float(expected.nan_to_num().abs().max()))
+    torch.testing.assert_close(outputs.double(), expected, rtol=2e-5, atol=2e-5 * scale, equal_nan=True)
+    pooled = run_clips(executable, batch, at, read_all=True)
+    assert bits(outputs[:, : pooled.shape[1]]) == bits(pooled)
+
+
+@every_coupling
 def test_the_state_that_is_left_is_the_references(coupling: str) -> None:
     present = torch.ones(3, 7, dtype=torch.bool)
     if coupling != "layers":

@@ -125,7 +125,7 @@ size_t Coupled::work_of_a_row() const {
 }
 
 void Coupled::run(const Packing& packing, const std::vector<const float*>& inputs, const bool* present,
-                  const CoupledState& state, float* outputs, int threads) {
+                  const CoupledState& state, bool alone, float* outputs, int threads) {
     check_packing_("CoupledMambaProgram", packing);
     const int64_t work = packing.rows * sizes_.modalities * static_cast<int64_t>(work_of_a_row());
     const int wanted = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorkOfAThread));
@@ -146,7 +146,13 @@ void Coupled::run(const Packing& packing, const std::vector<const float*>& input
                 });
             team.each(static_cast<int>(segments_.size()),
                       [&](int i) { pool(segments_[static_cast<size_t>(i)], state); });
-            run_head(team, outputs);
+            const ptrdiff_t stride = sizes_.outputs * (alone ? 2 : 1);
+            run_head(team, outputs, stride);
+            if (alone) {
+                team.each(static_cast<int>(read_rows_[0].size()),
+                          [&](int i) { read_alone(read_rows_[0][static_cast<size_t>(i)]); });
+                run_head(team, outputs + sizes_.outputs, stride);
+            }
             team.each(1, [&](int) { close_block(state); });
             first += block.rows;
         } while (first < packing.rows);
@@ -404,14 +410,32 @@ void Coupled::read(const float* maximum, const float* total, const int64_t* coun
     }
 }
 
-void Coupled::run_head(Team& team, float* outputs) {
+// The same of a row by itself, whatever was pooled before it; NaN where nothing is present.
+void Coupled::read_alone(int row) {
+    const CoupledSizes& s = sizes_;
+    float* features = read_features_.data() + row * 2 * model_;
+    const ptrdiff_t kinds = s.maximum + s.mean;
+    std::fill_n(features, kinds * s.d_model, 0.0f);
+    const auto here = [&](int m) { return (present_[static_cast<size_t>(row)] >> m & 1) != 0; };
+    float sum = 0.0f;
+    for (int m = 0; m < s.modalities; ++m) sum += here(m) ? weights_[static_cast<size_t>(m)] : 0.0f;
+    for (int m = 0; m < s.modalities; ++m) {
+        const float weight = (here(m) ? weights_[static_cast<size_t>(m)] : 0.0f) / sum;
+        const float* e = e_.data() + row_of(m, row) * model_;
+        for (ptrdiff_t kind = 0; kind < kinds; ++kind)
+            for (ptrdiff_t i = 0; i < s.d_model; ++i)
+                features[kind * s.d_model + i] += weight * (here(m) ? e[i] : 0.0f);
+    }
+}
+
+void Coupled::run_head(Team& team, float* outputs, ptrdiff_t output_stride) {
     const ptrdiff_t stride = padded(sizes_.outputs);
     dense_.apply(team, kernels_, read_rows_, {read_features_.data(), 2 * model_},
                  {.y = head_rows_.data(), .stride = head_, .then = Then::relu});
     out_proj_.apply(team, kernels_, read_rows_, {head_rows_.data(), head_}, {.y = outputs_.data(), .stride = stride});
     team.each(1, [&](int) {
         for (const Read& read : reads_)
-            std::copy_n(outputs_.data() + read.row * stride, sizes_.outputs, outputs + read.output * sizes_.outputs);
+            std::copy_n(outputs_.data() + read.row * stride, sizes_.outputs, outputs + read.output * output_stride);
     });
 }
 

@@ -60,11 +60,12 @@ class Coupled {
     void add_layer(const CoupledLayerTensors& tensors);
     void add_ends(const CoupledEndTensors& tensors);
 
-    // Advance every sequence by its rows, and write the head's outputs [reads, outputs].
+    // Advance every sequence by its rows, and write the head's outputs [reads, outputs]; with `alone`
+    // [reads, 2 * outputs], then those of each row by itself.
     // inputs [rows, features] a modality, present [modalities, rows].
     // Throws std::invalid_argument before anything is written.
     void run(const Packing& packing, const std::vector<const float*>& inputs, const bool* present,
-             const CoupledState& state, float* outputs, int threads);
+             const CoupledState& state, bool alone, float* outputs, int threads);
 
     size_t weight_bytes() const;
 
@@ -101,7 +102,8 @@ class Coupled {
     void mix_streams(Team& team, bool last);
     void pool(const Segment& segment, const CoupledState& state);
     void read(const float* maximum, const float* total, const int64_t* count, int row);
-    void run_head(Team& team, float* outputs);
+    void read_alone(int row);
+    void run_head(Team& team, float* outputs, ptrdiff_t output_stride);
     void close_block(const CoupledState& state);
 
     // f(row, m) for every computed row of every modality, rows of the workspace.

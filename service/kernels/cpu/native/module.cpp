@@ -171,15 +171,16 @@ void bind_coupled(nb::module_& m) {
         .def(
             "run",
             [](Coupled& self, const PyPacking& p, const Addresses& inputs, Address present, Address conv, Address ssm,
-               Address started, Address pool_max, Address pool_sum, Address pool_count, Address outputs, int threads) {
+               Address started, Address pool_max, Address pool_sum, Address pool_count, bool alone, Address outputs,
+               int threads) {
                 std::vector<const float*> values;
                 for (const Address input : inputs) values.push_back(at<float>(input));
                 const CoupledState state{at<float>(conv),     at<float>(ssm),      at<bool>(started),
                                          at<float>(pool_max), at<float>(pool_sum), at<int64_t>(pool_count)};
-                self.run(p.packing, values, at<bool>(present), state, at<float>(outputs), threads);
+                self.run(p.packing, values, at<bool>(present), state, alone, at<float>(outputs), threads);
             },
             "packing"_a, "inputs"_a, "present"_a, "conv"_a, "ssm"_a, "started"_a, "pool_max"_a, "pool_sum"_a,
-            "pool_count"_a, "outputs"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>())
+            "pool_count"_a, "alone"_a, "outputs"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>())
         .def_prop_ro("weight_bytes", &Coupled::weight_bytes);
 }
 
