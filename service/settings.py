@@ -16,7 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.kernels.backends import default_backend, missing
 
 PREFIX = "SERPENTINE_"
-BUNDLED_MODEL = Path(__file__).parent / "pretrained" / "affect-small"
+BUNDLED = Path(__file__).parent / "pretrained"
+BUNDLED_MODELS = (BUNDLED / "affect-small", BUNDLED / "digits-trio")
 
 
 class SettingsError(ValueError):
@@ -26,7 +27,8 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Every setting with its unit in its name; field `max_steps` is the variable SERPENTINE_MAX_STEPS.
 
-    `models` lists checkpoint folders, separated by commas; the first answers where a request names none.
+    `models` lists checkpoint folders, separated by commas; the first for a route's task answers where a
+    request names none.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
@@ -36,7 +38,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "pretty", "auto"] = Field(default="auto", description="auto is pretty on a terminal")
 
-    models: Annotated[tuple[Path, ...], NoDecode] = Field(default=(BUNDLED_MODEL,), min_length=1)
+    models: Annotated[tuple[Path, ...], NoDecode] = Field(default=BUNDLED_MODELS, min_length=1)
     backend: Literal["reference", "cpu"] = Field(
         default_factory=default_backend, description="cpu where its extension loads; asked for and absent is an error"
     )

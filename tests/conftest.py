@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from tests.checkpoints import build_checkpoint
 # The same examples in every run: a red test is a change of the code, not of the draw.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("suite")
+# The service's own tests run on the definition, whose pace they know; the compiled backend has tests beside its ops.
+# SERPENTINE_BACKEND=cpu runs them on it.
+os.environ.setdefault("SERPENTINE_BACKEND", "reference")
 # Tensors here are tiny: a second thread costs more than it computes.
 torch.set_num_threads(1)
 

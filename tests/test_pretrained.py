@@ -13,9 +13,10 @@ from service.features.types import Media, TextSegment
 from service.metrics import Metrics
 from service.models.checkpoint import load_checkpoint
 from service.runtime import Runtime
-from service.settings import BUNDLED_MODEL, Settings
+from service.settings import BUNDLED_MODELS, Settings
 from tests.features.needs import needs_media
 
+BUNDLED_MODEL = BUNDLED_MODELS[0]
 RECORDING = Path(__file__).parent / "media" / "digits.wav"
 
 GLAD = [
@@ -32,7 +33,7 @@ SAD = [
 
 @pytest.fixture(scope="module")
 def runtime() -> Iterator[Runtime]:
-    runtime = Runtime.start(Settings(threads=1), Metrics())
+    runtime = Runtime.start(Settings(threads=1, models=(BUNDLED_MODEL,)), Metrics())
     yield runtime
     runtime.close(0)
 

@@ -8,13 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 from service.kernels.backends import default_backend
-from service.settings import BUNDLED_MODEL, Settings, SettingsError, load_settings
+from service.settings import BUNDLED_MODELS, Settings, SettingsError, load_settings
 
 
 def test_defaults() -> None:
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
-    assert settings.models == (BUNDLED_MODEL,)
+    assert settings.models == BUNDLED_MODELS
     assert settings.backend == default_backend()
 
 

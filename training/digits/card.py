@@ -94,7 +94,7 @@ def text(measures: dict[str, Any], curves: dict[str, Any], config: dict[str, Any
     ]
     images, clips = measures["variety"]["images"], measures["variety"]["speech"]
     near, near_clip = images["nearest_training_image"], clips["nearest_training_clip"]
-    words, mixed = warm["sums, in words"], warm["sums, mixed"]
+    words, mixed = (warm[f"sums, {kind}, answered freely"] for kind in ("in words", "mixed"))
     return TEMPLATE.read_text("utf-8").format(
         parameters=curves["parameters"],
         megabytes=sum(path.stat().st_size for path in out.rglob("*") if path.suffix in (".safetensors", ".json")) / 1e6,
@@ -103,6 +103,8 @@ def text(measures: dict[str, Any], curves: dict[str, Any], config: dict[str, Any
         image_judge=measures["judges"]["image"],
         speech_judge=measures["judges"]["speech"],
         work="\n".join(table),
+        sum_text=words["text"]["right"],
+        mixed_text=mixed["text"]["right"],
         sum_image=words["image"]["right"],
         sum_speech=words["speech"]["right"],
         mixed_image=mixed["image"]["right"],
@@ -125,6 +127,7 @@ def text(measures: dict[str, Any], curves: dict[str, Any], config: dict[str, Any
         tokens=f"{curves['tokens_per_step'] * curves[MIXTURE][-1]['step'] / 1e6:.0f} million",
         steps=curves[MIXTURE][-1]["step"],
         decay=curves["decay_steps"],
+        again=curves["again_steps"],
         licence=config["licence"],
         data=config["data"],
     )

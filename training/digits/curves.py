@@ -17,7 +17,7 @@ GROUPS = 5  # that the mean size of a step is taken over
 
 
 def collect(work: Path, model: MixtureOfMamba, text: TextCodec, workers: int) -> dict[str, Any]:
-    """{mixture, dense: [{step, …_loss}], parameters, flops_per_token, tokens_per_step, decay_steps}"""
+    """{mixture, dense: [{step, …_loss}], parameters, flops_per_token, tokens_per_step, decay_steps, again_steps}"""
     train, vocab = load_items(work / items_file("train")), model.vocabulary
     count = GROUP * workers
     drawn = [
@@ -30,6 +30,7 @@ def collect(work: Path, model: MixtureOfMamba, text: TextCodec, workers: int) ->
         "flops_per_token": flops_per_token(model.config, vocab.size),
         "tokens_per_step": round(tokens / (GROUPS * GROUP)),
         "decay_steps": SETTINGS.decay,
+        "again_steps": SETTINGS.again,
         **{kind: _lines(work / kind / "curve.jsonl") for kind in (MIXTURE, DENSE)},
     }
 

@@ -43,9 +43,11 @@ WORK: dict[str, tuple[Maker, tuple[str, ...]]] = {
     "say it and draw it": (say_what("say {} and draw it", "interleaved"), ("speech", "image")),
     "counting, in words": (count_on(mixed=False), ("text",)),
     "counting, mixed": (count_on(mixed=True), ("text",)),
-    "sums, in words": (add(("text",)), ("text",)),
-    "sums, mixed": (add(ALL), ("text",)),
-    "sums over nine, mixed": (add(ALL, most=18), ("text",)),
+    "sums, in words": (add(("text",), "text-only"), ("text",)),
+    "sums, mixed": (add(ALL, "text-only"), ("text",)),
+    "sums over nine, mixed": (add(ALL, "text-only", most=18), ("text",)),
+    "sums, in words, answered freely": (add(("text",)), ("text",)),
+    "sums, mixed, answered freely": (add(ALL), ("text",)),
 }
 
 
@@ -125,10 +127,7 @@ def _work(
 def score(
     asked: Sequence[Question], answers: Sequence[Answer], parts: tuple[str, ...], model: GenerativeModel, judges: Judges
 ) -> dict[str, Any]:
-    """The share of answers whose parts, those that were asked for, are right; and of each part that came.
-
-    For sums, `whole`: all that came is right, and word, image and speech came.
-    """
+    """The share of answers whose parts, those that were asked for, are right; and of each part that came."""
     right = {kind: _right(kind, asked, answers, model, judges) for kind in ALL}
     wanted = np.array([[right[kind][i] is True for kind in parts] for i in range(len(asked))]).all(axis=1)
     figures: dict[str, Any] = {"right": float(wanted.mean()), "interval": wilson(int(wanted.sum()), len(wanted))}

@@ -18,8 +18,8 @@ SEED = 0
 D_CONV = 8  # the window reaches the code above, a row of seven codes back
 SETTINGS = FitSettings()
 # The dense model is there to be compared while the rate is constant, and no further.
-SETTINGS_OF = {MIXTURE: SETTINGS, DENSE: replace(SETTINGS, stop=600)}
-GUIDANCE = 2.0  # of the checkpoint where a request says nothing, and of every figure in its card
+SETTINGS_OF = {MIXTURE: SETTINGS, DENSE: replace(SETTINGS, stop=400)}
+GUIDANCE = 2.5  # of the checkpoint where a request says nothing, and of every figure in its card
 TEMPERATURE = 0.7  # of the checkpoint where a request says nothing; the card's figures are at 1 and 0
 
 
