@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the works that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"of {', '.join(WORKS)}; all by default")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: under a minute, with more noise")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, with more noise")
     parser.add_argument("--save", metavar="NAME", help="keep the figures as benchmarks/results/NAME.json")
     parser.add_argument("--show", metavar="NAME", help="measure nothing; print the table of the kept figures NAME")
     chosen = parser.parse_args(arguments)
