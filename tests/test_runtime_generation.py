@@ -182,16 +182,19 @@ def test_a_model_of_text_without_bos_needs_a_prompt(start_runtime: StartRuntime,
 
 def test_cancelling_ends_the_work_and_its_news(start_runtime: StartRuntime, trio: Path) -> None:
     runtime = start_runtime(trio)
-    gate, listening = gate_trio(runtime), Listening()
-    answer = generate(runtime, [TokensPart("text", [1])], n=2, guidance_scale=2.0, max_tokens=500, listener=listening)
+    gate, listening, runner = Gate(), Listening(), runtime.model(None, "generation").lane.runner
+    decoding = HookedTokens(runner.model, before=lambda chunk: gate() if len(chunk.reads) else None)  # type: ignore[arg-type]
+    runner.model = decoding
+    answer = generate(runtime, mode="image-only", n=2, guidance_scale=2.0, max_tokens=500, listener=listening)
     gate.wait_reached()
     assert read(runtime, "state_slots", model="trio", state="used") == 4
     assert answer.cancel()
     gate.open()
     assert_nothing_inside(runtime)
+    assert read(runtime, "batch_size_count", model="trio", phase="decode") == 1  # the one that ran
+    assert not listening.told
     with pytest.raises(CancelledError):
         answer.result(0)
-    assert not listening.told
 
 
 def test_a_deadline_strikes_in_the_workers_and_in_the_engine(
