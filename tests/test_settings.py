@@ -11,7 +11,8 @@ from service.kernels.backends import default_backend
 from service.settings import BUNDLED_MODELS, Settings, SettingsError, load_settings
 
 
-def test_defaults() -> None:
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SERPENTINE_BACKEND")  # which the suite sets
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert settings.models == BUNDLED_MODELS
