@@ -46,6 +46,11 @@ def test_an_entry_that_is_wrong_is_named(folder: Path, entries: dict[str, Any], 
         Codecs.load(folder, entries, TRIO)
 
 
+def test_codecs_are_held_against_the_vocabulary_when_they_are_read(folder: Path) -> None:
+    with pytest.raises(ValueError, match="codecs.text: 280 ids"):
+        Codecs.load(folder, {"text": {}}, Vocabulary({"text": 279}))
+
+
 def _vocabulary(text: int = 286, image: int = 7, grid: int = 16, speech: int = 5, units: int = 6) -> Vocabulary:
     media = {"image": replace(TRIO.media["image"], codes=(grid, grid)), "speech": Medium(284, 285, (1, units))}
     return Vocabulary({"text": text, "image": image, "speech": speech}, TRIO.bos, TRIO.eos, media)
