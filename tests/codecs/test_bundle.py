@@ -47,7 +47,7 @@ def test_an_entry_that_is_wrong_is_named(folder: Path, entries: dict[str, Any], 
 
 
 def test_codecs_are_held_against_the_vocabulary_when_they_are_read(folder: Path) -> None:
-    with pytest.raises(ValueError, match="codecs.text: 280 ids"):
+    with pytest.raises(ValueError, match=r"codecs\.text: 280 ids"):
         Codecs.load(folder, {"text": {}}, Vocabulary({"text": 279}))
 
 
