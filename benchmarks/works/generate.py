@@ -105,7 +105,8 @@ def _pair(folder: Path, sizes: dict[str, int]) -> Pair:
         layer.mixer.dt_proj.bias.add_(2)  # steps seven times as large: a wrong recurrence must show in the answers
     peer.save_pretrained(folder / "theirs")
     convert("hf-mamba", folder / "theirs", folder / "ours")
-    settings = Settings(models=(folder / "ours",), threads=1)
+    # No shared beginnings: each prompt is computed anew, as the rivals do.
+    settings = Settings(models=(folder / "ours",), threads=1, prefix_cache_bytes=0)
     return Pair(peer, load_generative(folder / "ours").model, Runtime.start(settings, Metrics()))
 
 
