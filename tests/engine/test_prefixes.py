@@ -152,6 +152,7 @@ def test_beyond_its_budget_what_was_not_used_for_longest_is_forgotten() -> None:
     assert desk.generate(first)[0].cached_tokens == 9  # and is the latest again
     desk.generate(third)
     assert desk.value("bytes") == 4 * ROW_BYTES
+    assert desk.generate(first)[0].cached_tokens == 9
     assert desk.generate(second)[0].cached_tokens == 0
     assert desk.value("misses_total", reason="evicted") == 1
     assert desk.value("evictions_total") == 4

@@ -33,6 +33,7 @@ def run(*programs: ClipProgram, chunk_steps: int = 5) -> list[Result]:
     """All programs side by side, on slots that are full of NaN."""
     for tensor in RUNNER.state.values():
         tensor.fill_(torch.nan if tensor.dtype.is_floating_point else 1)
+    RUNNER._seen[:] = [1000] * 4  # nor is what was counted there
     scheduler = Scheduler(3, chunk_steps, 11, lambda request, outcome: None)
     requests = [Request("test", program) for program in programs]
     for request in requests:
@@ -76,6 +77,18 @@ def test_any_cuts_give_the_outputs_of_the_whole(seed: int, cuts: list[int], chun
         start += steps
         assert snapshot.steps == start
     np.testing.assert_allclose(np.concatenate(outputs), answer_alone(MODEL, clip), rtol=1e-5, atol=1e-5)
+
+
+def test_a_state_is_copied_at_the_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied = []
+    capture = RUNNER._capture
+    monkeypatch.setattr(RUNNER, "_capture", lambda slot: copied.append(slot) or capture(slot))
+    clip = random_clip(np.random.default_rng(0), 12)
+    (result,) = run(ClipProgram(clip, capture=True))
+    assert result.snapshot is not None
+    assert (result.snapshot.steps, len(copied)) == (12, 1)
+    run(ClipProgram(clip))
+    assert len(copied) == 1
 
 
 def test_many_go_on_from_one_state_and_it_stays_as_it_was() -> None:

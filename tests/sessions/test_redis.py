@@ -67,6 +67,16 @@ def test_two_processes_never_write_one_session(make: Make) -> None:
     assert number_of(here.show(id).snapshot) == 2
 
 
+def test_a_write_gives_a_session_its_time_to_live_anew(make: Make) -> None:
+    here, there = make(ttl_s=1000.0), make(ttl_s=5000.0)
+    id = here.create("tiny", state(1)).id
+    there.acquire(id, 60).commit(state(2))
+    store = here.store
+    assert isinstance(store, RedisStore)
+    assert store._redis.pttl(f"serpentine:{{{id}}}") > 2_000_000
+    assert here.show(id).expires_at == there.show(id).expires_at
+
+
 def test_what_is_deleted_elsewhere_is_gone_here(make: Make) -> None:
     here, there = make(), make()
     id = here.create("tiny", state(1)).id
