@@ -125,9 +125,11 @@ class _Stream:
             while not self.done:
                 await self._message(session, kept)
         finally:
-            self.metrics.streams.labels(session.model.name).dec()
-            await self._leave(session, kept)
-            session.close()
+            try:
+                await self._leave(session, kept)
+            finally:
+                session.close()
+                self.metrics.streams.labels(session.model.name).dec()
 
     async def _start(self) -> tuple[LiveSession, KeptStream]:
         """Read the first message. Raises ServiceError."""
@@ -144,7 +146,7 @@ class _Stream:
         except Draining as error:
             snapshot = await self.edge.apart(_dumped, session)
             await self._leave(session, kept)  # first, so that its client finds the session free
-            await self._fail(error, snapshot=snapshot)
+            await self._fail(error, message=self.messages, snapshot=snapshot)
             raise _Closed(RESTART, error.code) from None
         except DeadlineExceeded as error:
             await self._fail(error)
@@ -211,6 +213,7 @@ class _Stream:
 
     async def _receive(self) -> Mapping[str, Any]:
         """The next message. Raises WebSocketDisconnect, DeadlineExceeded after idle time, Draining on shutdown."""
+        self.edge.gate.admit()  # who sends without a pause is told too
         idle_s = self.settings.stream_idle_s
         receiving = asyncio.create_task(self.websocket.receive())
         closing = asyncio.create_task(self.edge.gate.closing.wait())

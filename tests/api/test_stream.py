@@ -356,8 +356,8 @@ def test_a_shutdown_tells_the_client_who_goes_on_elsewhere(tiny_checkpoint: Path
     assert told["code"] == "draining"
     with streaming(url) as stream:
         stream.start(snapshot=told["snapshot"], lag_ms=300)
-        for k in range(17, 30):
-            stream.frame(t=k / CLOCK_HZ, **{name: rows[k : k + 1] for name, rows in features.items()})
+        for frame in frames(features, range(told["message"], 30)):
+            stream.frame(**frame)
         assert_same_answer(stream.end(), ask_whole(url, features))
 
 
