@@ -28,7 +28,7 @@ from service.job import Job
 from service.metrics import Metrics
 from service.predicting import Predicting
 from service.reading import Reading, ReadingJob
-from service.served import GenerativeModel, ServedModel, load_model
+from service.served import GenerativeModel, ServedModel, held_by, load_model
 from service.sessions.sessions import Sessions
 from service.sessions.stores import open_store
 from service.settings import Settings
@@ -36,6 +36,7 @@ from service.settings import Settings
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.02
+LIMITS = ("slots", "max_waiting", "max_streams", "session_bytes", "prefix_cache_bytes", "step_budget")
 
 R = TypeVar("R")
 
@@ -74,14 +75,27 @@ class Runtime:
             metrics.model_info.labels(model.name).info(
                 {"architecture": model.card["architecture"], "backend": settings.backend, "dtype": model.card["dtype"]}
             )
-        metrics.memory_bytes.labels("weights").set(sum(m.weight_bytes for m in models.values()))
-        metrics.memory_bytes.labels("state_pool").set(sum(m.lane.runner.state_bytes for m in models.values()))
         runtime = cls(settings, metrics, models)
+        runtime._account()
         runtime.engine.start()
         for model in models.values():
             model.warm()
         runtime.ready = True
         return runtime
+
+    def _account(self) -> None:
+        """Let the metrics tell of limits, of memory by kind, and of what is inside."""
+        metrics, settings, models = self.metrics, self.settings, list(self.models.values())
+        for name in LIMITS:
+            metrics.limit.labels(name).set(getattr(settings, name))
+        for model in models:
+            metrics.expect(model.name)
+        metrics.engine_up.set_function(lambda: self.engine.alive)
+        metrics.requests_preparing.set_function(lambda: self.workers.inside)
+        on_host = [model for model in models if model.lane.runner.device.type == "cpu"]
+        metrics.memory_bytes.labels("weights").set(sum(model.weight_bytes for model in on_host))
+        metrics.memory_bytes.labels("state_pool").set(sum(model.lane.runner.state_bytes for model in on_host))
+        metrics.gpu.held = lambda: held_by([model for model in models if model not in on_host])
 
     @property
     def engine_alive(self) -> bool:

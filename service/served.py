@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,6 +144,18 @@ def kind_of(folder: Path) -> type[ServedModel] | type[GenerativeModel]:
 def load_model(folder: Path, settings: Settings, metrics: Metrics) -> ServedModel | GenerativeModel:
     """Read a checkpoint folder of either task. Raises ValueError saying what is wrong with it."""
     return kind_of(folder).load(folder, settings, metrics)
+
+
+def held_by(models: Iterable[ServedModel | GenerativeModel]) -> dict[int, dict[str, int]]:
+    """What models keep on GPUs: {device: {kind: bytes}} of weights, state_pool and captured graphs."""
+    held: dict[int, dict[str, int]] = {}
+    for model in models:
+        runner = model.lane.runner
+        kinds = held.setdefault(runner.device.index or 0, {"weights": 0, "state_pool": 0, "graphs": 0})
+        kinds["weights"] += model.weight_bytes
+        kinds["state_pool"] += runner.state_bytes
+        kinds["graphs"] += getattr(runner.model, "graph_bytes", 0)
+    return held
 
 
 def media_limits(settings: Settings) -> MediaLimits:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from service.api.context import Caller
 from service.errors import FieldError, Internal, InvalidInput, NotFound, ServiceError
-from service.metrics import Metrics
+from service.metrics import Metrics, is_refusal
 
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS = 20  # of one answer, which is not to grow with a malicious question
@@ -56,8 +56,8 @@ def invalid(faults: Sequence[Mapping[str, Any]], root: tuple[str, ...] = ()) -> 
 
 def count(metrics: Metrics, error: ServiceError) -> None:
     """Feed the counters with a request that was refused (4xx, 503) or failed (500, 504)."""
-    refused = error.status < HTTPStatus.INTERNAL_SERVER_ERROR or error.status == HTTPStatus.SERVICE_UNAVAILABLE
-    (metrics.rejections_total if refused else metrics.failures_total).labels(reason=error.code).inc()
+    counter = metrics.rejections_total if is_refusal(error.status) else metrics.failures_total
+    counter.labels(reason=error.code).inc()
 
 
 def install_problems(app: FastAPI, metrics: Metrics) -> None:

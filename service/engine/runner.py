@@ -39,6 +39,11 @@ class Runner(ABC, Generic[P]):
         """Bytes of the pool."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pool lies, and the weights with it."""
+        return next(iter(self.state.values())).device
+
     def run(self, batch: Batch) -> Sequence[Any]:
         """Restore and fork rows, advance every work of the batch -> for each, what its program takes.
 

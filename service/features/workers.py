@@ -29,6 +29,12 @@ class FeatureWorkers:
             raise ValueError(f"threads must be at least 1 and max_waiting at least 0, got {threads} and {max_waiting}")
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="features")
         self._room = threading.Semaphore(threads + max_waiting)
+        self._inside, self._lock = 0, threading.Lock()
+
+    @property
+    def inside(self) -> int:
+        """Calls that run or wait."""
+        return self._inside
 
     def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Run fn in a worker. Cancelling the future before it starts gives its place back.
@@ -42,8 +48,17 @@ class FeatureWorkers:
         except RuntimeError as error:
             self._room.release()
             raise Draining("the feature workers are closed") from error
-        future.add_done_callback(lambda _: self._room.release())
+        self._count(1)
+        future.add_done_callback(self._left)
         return future
+
+    def _left(self, _: Future[T]) -> None:
+        self._count(-1)
+        self._room.release()
+
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self._inside += more
 
     def close(self) -> None:
         """Refuse new calls, cancel those that wait, and return when those that run are done."""

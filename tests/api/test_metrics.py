@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
+import re
+import threading
+from pathlib import Path
+
 import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
+from service.metrics import Metrics
 from service.runtime import Runtime
 from tests.api.bodies import as_json, clip
 from tests.api.doubles import eventually
 
 pytestmark = pytest.mark.anyio
 
-FAMILIES = {
-    "request_duration_seconds": "histogram",
-    "queue_duration_seconds": "histogram",
-    "feature_duration_seconds": "histogram",
-    "inference_duration_seconds": "histogram",
-    "time_to_first_token_seconds": "histogram",
-    "inter_token_duration_seconds": "histogram",
-    "batch_size": "histogram",
-    "batch_steps": "histogram",
-    "steps": "counter",
-    "tokens": "counter",
-    "requests_running": "gauge",
-    "requests_waiting": "gauge",
-    "state_slots": "gauge",
-    "sessions": "gauge",
-    "snapshot_bytes": "gauge",
-    "snapshot_hits": "counter",
-    "snapshot_misses": "counter",
-    "snapshot_evictions": "counter",
-    "streams": "gauge",
-    "frame_duration_seconds": "histogram",
-    "late_steps": "counter",
-    "rejections": "counter",
-    "cancellations": "counter",
-    "failures": "counter",
-    "nonfinite_outputs": "counter",
-    "gpu_memory_bytes": "gauge",
-    "gpu_utilization_ratio": "gauge",
-    "memory_bytes": "gauge",
-    "model_info": "gauge",
-    "build_info": "gauge",
+ROW = re.compile(r"^\| `([a-z_]+)` \| (counter|gauge|histogram|info) \| (?:`([a-z_, ]+)`)? ?\|", re.M)
+DOCUMENTED = {
+    name: (kind, tuple(labels.split(", ")) if labels else ())
+    for name, kind, labels in ROW.findall((Path(__file__).parents[2] / "docs" / "api.md").read_text())
 }
+
+
+async def named_labels(client: httpx.AsyncClient) -> list[tuple[str, set[str]]]:
+    return [
+        (name.removeprefix("serpentine_"), {k for k, _ in labels} - {"le"}) for name, labels in await samples(client)
+    ]
 
 
 async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -52,12 +36,63 @@ async def samples(client: httpx.AsyncClient) -> dict[tuple[str, frozenset[tuple[
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-async def test_every_family_is_there_with_its_type(client: httpx.AsyncClient) -> None:
+async def test_what_is_documented_is_there_and_nothing_else(client: httpx.AsyncClient, runtime: Runtime) -> None:
+    """With its type, and with its labels where it has samples."""
     response = await client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    types = {family.name.removeprefix("serpentine_"): family.type for family in parse(response.text)}
-    assert types == FAMILIES
+    types = dict(re.findall(r"^# TYPE serpentine_(\S+) (\S+)$", response.text, re.M))
+    assert types == {name: "gauge" if kind == "info" else kind for name, (kind, _) in DOCUMENTED.items()}
     assert "_created" not in response.text
+    found = [(sample, re.sub("_(bucket|count|sum)$", "", name)) for name, sample in await named_labels(client)]
+    for labels, name in found:
+        assert labels == set(DOCUMENTED[name][1]), name
+    assert len({name for _, name in found}) > len(DOCUMENTED) / 2
+
+
+def test_labels_of_families_that_have_no_samples_yet() -> None:
+    metrics = Metrics()
+    for name, (kind, labels) in DOCUMENTED.items():
+        if kind != "info" and not name.startswith("gpu_"):  # those read themselves, and have tests of their own
+            assert getattr(metrics, name)._labelnames == labels, name
+
+
+def test_durations_are_told_apart_from_a_millisecond_on() -> None:
+    """And those within the service from a tenth of one."""
+    metrics = Metrics()
+    for name, (kind, labels) in DOCUMENTED.items():
+        if kind == "histogram" and name.endswith("_seconds"):
+            least = 1e-3 if name == "request_duration_seconds" else 1e-4
+            assert getattr(metrics, name).labels(*labels)._upper_bounds[0] == least, name
+
+
+async def test_what_is_watched_is_there_before_it_happens(client: httpx.AsyncClient) -> None:
+    found = await samples(client)
+    for name, labels in {
+        "rejections_total": {"reason": "overloaded"},
+        "failures_total": {"reason": "internal"},
+        "nonfinite_outputs_total": {"phase": "inference"},
+        "snapshot_evictions_total": {"model": "tiny", "tier": "host"},
+    }.items():
+        assert found[f"serpentine_{name}", frozenset(labels.items())] == 0
+
+
+async def test_the_engine_is_seen_to_be_down(client: httpx.AsyncClient, runtime: Runtime) -> None:
+    up = ("serpentine_engine_up", frozenset[tuple[str, str]]())
+    assert (await samples(client))[up] == 1
+    runtime.engine.stop()
+    assert (await samples(client))[up] == 0
+
+
+async def test_what_the_workers_hold_shows(client: httpx.AsyncClient, runtime: Runtime) -> None:
+    release = threading.Event()
+    held = [runtime.workers.submit(release.wait) for _ in range(3)]
+    preparing = ("serpentine_requests_preparing", frozenset[tuple[str, str]]())
+    assert (await samples(client))[preparing] == 3
+    release.set()
+    for future in held:
+        future.result()
+    await eventually(lambda: runtime.workers.inside == 0)
+    assert (await samples(client))[preparing] == 0
 
 
 async def test_openmetrics_where_it_is_asked_for(client: httpx.AsyncClient) -> None:
