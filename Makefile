@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint bench sanitize
+.PHONY: serve test lint bench bench-quick sanitize
 
+.SILENT: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
+	echo 'installing into .venv' >&2
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[media,train,dev]'
 	touch $@
@@ -22,6 +24,10 @@ lint: .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks
+
+# Standard output is lines of JSON and nothing else.
+bench-quick: .venv/.installed
+	@$(BIN)/python -m benchmarks.quick
 
 # The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
 SANITIZED := build/sanitize

@@ -24,16 +24,18 @@ OTHERS = {"audio": ("vision", "text"), "vision": ("audio", "text"), "text": ("au
 def selective_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
     """h <- exp(dt A) h + dt B x, y = C . h + D x. x, dt [b, l, d], A [d, n], B, C [b, l, n], D [d] -> y [b, l, d].
 
-    The decays and inputs of all steps are laid out before the loop, as the reference scan of Mamba's code does.
+    The decays and inputs of all steps are laid out before the loop as [b, d, l, n], as the reference scan of Mamba's
+    released code does.
     """
-    decay = torch.exp(torch.einsum("bld,dn->bldn", dt, A))
-    drive = torch.einsum("bld,bln->bldn", dt * x, B)
-    h = torch.zeros_like(drive[:, 0])
+    x, dt, B, C = (tensor.transpose(1, 2) for tensor in (x, dt, B, C))
+    decay = torch.exp(torch.einsum("bdl,dn->bdln", dt, A))
+    drive = torch.einsum("bdl,bnl,bdl->bdln", dt, B, x)
+    h = torch.zeros_like(drive[:, :, 0])
     outputs = []
-    for t in range(x.shape[1]):
-        h = decay[:, t] * h + drive[:, t]
-        outputs.append(torch.einsum("bdn,bn->bd", h, C[:, t]))
-    return torch.stack(outputs, 1) + D * x
+    for t in range(x.shape[2]):
+        h = decay[:, :, t] * h + drive[:, :, t]
+        outputs.append(torch.einsum("bdn,bn->bd", h, C[:, :, t]))
+    return (torch.stack(outputs, 2) + D[:, None] * x).transpose(1, 2)
 
 
 def selective_scan_lean(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor) -> Tensor:
@@ -50,16 +52,17 @@ def selective_scan_lean(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, 
 def coupled_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, G: Tensor) -> Tensor:
     """h[m] <- exp(dt[m] A[m]) sum_i G[m, i] h[i] + dt[m] B[m] x[m], y[m] = C[m] . h[m] + D[m] x[m]; M chains.
 
-    x, dt [m, b, l, d], A [m, d, n], B, C [m, b, l, n], D [m, d], G [m, m] -> y [m, b, l, d]
+    x, dt [m, b, l, d], A [m, d, n], B, C [m, b, l, n], D [m, d], G [m, m] -> y [m, b, l, d]; laid out as above.
     """
-    decay = torch.exp(torch.einsum("mbld,mdn->mbldn", dt, A))
-    drive = torch.einsum("mbld,mbln->mbldn", dt * x, B)
-    h = torch.zeros_like(drive[:, :, 0])
+    x, dt, B, C = (tensor.transpose(2, 3) for tensor in (x, dt, B, C))
+    decay = torch.exp(torch.einsum("mbdl,mdn->mbdln", dt, A))
+    drive = torch.einsum("mbdl,mbnl,mbdl->mbdln", dt, B, x)
+    h = torch.zeros_like(drive[:, :, :, 0])
     outputs = []
-    for t in range(x.shape[2]):
-        h = decay[:, :, t] * torch.einsum("ij,jbdn->ibdn", G, h) + drive[:, :, t]
-        outputs.append(torch.einsum("mbdn,mbn->mbd", h, C[:, :, t]))
-    return torch.stack(outputs, 2) + D[:, None, None] * x
+    for t in range(x.shape[3]):
+        h = decay[:, :, :, t] * torch.einsum("ij,jbdn->ibdn", G, h) + drive[:, :, :, t]
+        outputs.append(torch.einsum("mbdn,mbn->mbd", h, C[:, :, :, t]))
+    return (torch.stack(outputs, 3) + D[:, None, :, None] * x).transpose(2, 3)
 
 
 def coupled_scan_lean(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, G: Tensor) -> Tensor:

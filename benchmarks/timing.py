@@ -27,7 +27,9 @@ class Timing:
 
     @property
     def iqr(self) -> float:
-        """Distance between the quartiles: its noise."""
+        """Distance between the quartiles: its noise. 0 of a single round."""
+        if len(self.seconds) == 1:
+            return 0.0
         low, _, high = statistics.quantiles(self.seconds, n=4, method="inclusive")
         return high - low
 
@@ -42,7 +44,7 @@ def interleaved(
     """Time each rival once a round, A B A B …, so that whatever else the machine does falls on all of them alike.
 
     Each must have run before, or the first round pays for what is only done once. Rounds go on for `budget_s`
-    seconds, but are at least `least` (two or more) and at most `most`.
+    seconds, but are at least `least` and at most `most`.
     """
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
     stop = time.perf_counter() + budget_s

@@ -1,11 +1,12 @@
 """The coupled scan alone, compiled, M = 3, D = 256, 50 steps, coupling `mean`, 1 or 32 sequences, N = 16 or 64.
 
-The rivals are the recurrence as a loop over time in PyTorch (benchmarks/peers.py), sequences as one batch.
+The rivals are the recurrence as a loop over time in PyTorch (benchmarks/peers.py), sequences as one batch: in the form
+of Mamba's reference scan, and stepwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,23 +14,29 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
-from benchmarks.floors import Needs
+from benchmarks.floors import coupled_scan_needs
 from service.kernels.coupled_scan.cpu import coupled_scan
 
 M, STEPS, D = 3, 50, 256
 COUNTS, STATES = (1, 32), (16, 64)
 TOLERANCE = 1e-4  # of the largest output
+MAMBA_STYLE, STEPWISE = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
 
 
-def run(bench: Bench) -> Iterator[Figure]:
+def run(
+    bench: Bench,
+    states: Sequence[int] = STATES,
+    counts: Sequence[int] = COUNTS,
+    rivals: Sequence[str] = (MAMBA_STYLE, STEPWISE),
+) -> Iterator[Figure]:
     """Both counts and both numbers of states, against both forms of the loop."""
-    for n in STATES:
-        for count in COUNTS:
-            yield from _compare(bench, n, count)
+    for n in states:
+        for count in counts:
+            yield from _compare(bench, n, count, rivals)
 
 
 @torch.inference_mode()
-def _compare(bench: Bench, n: int, count: int) -> Iterator[Figure]:
+def _compare(bench: Bench, n: int, count: int, rivals: Sequence[str]) -> Iterator[Figure]:
     g = torch.Generator().manual_seed(n + count)
     x, dt = torch.randn(M, count, STEPS, D, generator=g), torch.randn(M, count, STEPS, D, generator=g)
     dt = F.softplus(dt - 2)
@@ -49,11 +56,8 @@ def _compare(bench: Bench, n: int, count: int) -> Iterator[Figure]:
         rates = A.transpose(1, 2).contiguous()
         return torch.inference_mode()(lambda: scan(x, dt, rates, B, C, skip, G))
 
-    runs = {
-        "ours": ours,
-        "PyTorch, decays laid out": looped(peers.coupled_scan),
-        "PyTorch, lean loop": looped(peers.coupled_scan_lean),
-    }
+    forms = {MAMBA_STYLE: peers.coupled_scan, STEPWISE: peers.coupled_scan_lean}
+    runs = {"ours": ours} | {name: looped(forms[name]) for name in rivals}
     answers = {name: run() for name, run in runs.items()}
     work = f"coupled_scan/N = {n}/{count} sequence{'s' * (count > 1)}"
     largest = float(answers["ours"].abs().max())
@@ -61,7 +65,6 @@ def _compare(bench: Bench, n: int, count: int) -> Iterator[Figure]:
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: outputs differ by {apart} of the largest, more than {TOLERANCE}")
     timings = bench.compare(runs)
-    rows = M * count * STEPS
-    floor = Needs(4 * rows * (3 * D + 2 * n), rows * D * n, 0).floor(bench.rates)
-    for name in list(runs)[1:]:
+    floor = coupled_scan_needs(M, count, STEPS, D, n).floor(bench.rates)
+    for name in rivals:
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])

@@ -7,7 +7,7 @@ directly, the clips as one batch: the engine's queue, thread and packing count a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -34,6 +34,11 @@ COUNTS = (1, 32)
 LIMITS = Limits(slots=64, chunk_steps=512, step_budget=4096)  # the service's defaults
 TOLERANCE = 1e-4
 
+MAMBA_STYLE, STEPWISE = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
+FORMS = (MAMBA_STYLE, STEPWISE)
+
+Model = Callable[[], tuple[CoupledMamba, dict[str, nn.Module]]]  # ours, and the rivals by their names
+
 RELEASED = CoupledMambaConfig(
     modalities={"text": 768, "audio": 74, "video": 35},
     d_model=128,
@@ -57,11 +62,12 @@ COUPLED = CoupledMambaConfig(
 )
 
 
-def run(bench: Bench) -> Iterator[Figure]:
+def run(bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS) -> Iterator[Figure]:
     """Both models, both counts, against both forms of the rival's scan."""
-    for build in (released, coupled):
+    for build in models or (released, coupled):
         torch.manual_seed(0)
         ours, rivals = build()
+        rivals = {name: rivals[name] for name in forms}
         engine = Engine([lane_of(ours)], threads=1)
         engine.start()
         try:
@@ -74,8 +80,8 @@ def run(bench: Bench) -> Iterator[Figure]:
 def released() -> tuple[CoupledMamba, dict[str, nn.Module]]:
     """The released model, read from the rival's weights by the converter of released checkpoints."""
     rivals = {
-        "PyTorch, Mamba's reference scan": peers.Released(RELEASED),
-        "PyTorch, lean loop": peers.Released(RELEASED, peers.selective_scan_lean),
+        MAMBA_STYLE: peers.Released(RELEASED),
+        STEPWISE: peers.Released(RELEASED, peers.selective_scan_lean),
     }
     first, second = (rival.eval().requires_grad_(False) for rival in rivals.values())
     _outspoken(first)
@@ -88,8 +94,8 @@ def coupled() -> tuple[CoupledMamba, dict[str, nn.Module]]:
     ours = CoupledMamba(COUPLED).eval().requires_grad_(False)
     _outspoken(ours)
     rivals = {
-        "PyTorch, M chains, decays laid out": peers.Coupled.of(ours),
-        "PyTorch, M chains, lean loop": peers.Coupled.of(ours, peers.coupled_scan_lean),
+        MAMBA_STYLE: peers.Coupled.of(ours),
+        STEPWISE: peers.Coupled.of(ours, peers.coupled_scan_lean),
     }
     return ours, {name: rival.eval().requires_grad_(False) for name, rival in rivals.items()}
 

@@ -64,8 +64,8 @@ def _compare(bench: Bench, coupling: str, compiled: CompiledLoop | None) -> Iter
     if compiled:
         ours[f"scan_training/{coupling}, C++"] = packed(compiled=compiled)
     rivals = {
-        "autograd, decays laid out": looped(peers.coupled_scan),
-        "autograd, lean loop": looped(peers.coupled_scan_lean),
+        "autograd, Mamba's reference scan": looped(peers.coupled_scan),
+        "autograd, step by step": looped(peers.coupled_scan_lean),
     }
     if coupling == "mean":
         rivals["log depth, whole tensors"] = packed(depth="log")

@@ -14,13 +14,20 @@ from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.mixture_of_mamba_config import MixtureOfMambaConfig
 from service.models.vocabulary import Vocabulary
 
+RATES = Rates(read_bytes=10.0, exponentials=20.0, flops=40.0, bf16_flops=80.0)
+
 
 @pytest.mark.parametrize(
     ("needs", "seconds", "bound"),
-    [(Needs(60, 10, 10), 6.0, "bytes"), (Needs(10, 70, 10), 3.5, "exponentials"), (Needs(10, 10, 80), 2.0, "flops")],
+    [
+        (Needs(60, 10), 6.0, "memory"),
+        (Needs(10, 70), 3.5, "arithmetic"),
+        (Needs(10, 10, flops=80), 2.5, "arithmetic"),
+        (Needs(10, 10, flops=80, bf16_flops=160, updates=20), 7.5, "arithmetic"),
+    ],
 )
-def test_the_slowest_resource_binds(needs: Needs, seconds: float, bound: str) -> None:
-    floor = needs.floor(Rates(read_bytes=10.0, exponentials=20.0, flops=40.0))
+def test_memory_or_all_arithmetic_binds(needs: Needs, seconds: float, bound: str) -> None:
+    floor = needs.floor(RATES)
     assert (floor.seconds, floor.bound) == (seconds, bound)
 
 
@@ -45,10 +52,25 @@ def test_flops_of_tokens_are_those_of_the_maps_and_the_head() -> None:
 
 def test_weights_beyond_the_cache_come_with_every_token() -> None:
     config = MixtureOfMambaConfig(d_model=96, n_layers=2, split=())
-    kept, fetched = (mixture_of_mamba_needs(config, 50, 8, 16 + 31, 32, n).read_bytes for n in (10**6, 10**8))
+    kept, fetched = (mixture_of_mamba_needs(config, 50, 8, 16 + 31, 32, n).bytes for n in (10**6, 10**8))
     assert (kept, fetched) == (4 * 10**6, 32 * 4 * 10**8)
+
+
+def test_states_beyond_the_cache_come_and_go_with_every_token() -> None:
+    config = MixtureOfMambaConfig(d_model=768, n_layers=24, split=())
+    few, many = (mixture_of_mamba_needs(config, 50, n, 1, 1, 10**8, torch.bfloat16).bytes for n in (8, 32))
+    states = 4 * 32 * 24 * 1536 * (16 + 3)
+    assert (few, many) == (2 * 10**8, 2 * 10**8 + 2 * states)
+
+
+def test_products_of_bf16_count_apart() -> None:
+    config = MixtureOfMambaConfig(d_model=96, n_layers=2, split=())
+    full, halved = (mixture_of_mamba_needs(config, 50, 2, 10, 1, 0, t) for t in (torch.float32, torch.bfloat16))
+    assert full.bf16_flops == 0 < halved.bf16_flops
+    assert full.flops == halved.flops + halved.bf16_flops
 
 
 def test_rates_are_measured() -> None:
     rates = measure_rates(budget_s=0.05)
     assert min(rates.read_bytes, rates.exponentials, rates.flops) > 1e6
+    assert rates.bf16_flops >= rates.flops

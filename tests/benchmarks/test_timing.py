@@ -27,3 +27,8 @@ def test_median_and_quartiles() -> None:
 def test_waiting_is_no_time_of_the_processor() -> None:
     timing = interleaved({"a": lambda: time.sleep(0.05)}, budget_s=0.0, least=3)["a"]
     assert timing.median > 0.05 > 10 * timing.cpu
+
+
+def test_a_single_round_has_no_spread() -> None:
+    timing = interleaved({"a": lambda: None}, budget_s=0.0, least=1)["a"]
+    assert (len(timing.seconds), timing.iqr) == (1, 0.0)
