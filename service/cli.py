@@ -1,4 +1,4 @@
-"""The command `serpentine`: serve | predict | generate | models | convert.
+"""The command `serpentine`: serve | predict | generate | models | convert | config.
 
 Exit status: 0 done, 1 the input was refused or the work failed, 2 the command could not start. Answers go to stdout,
 all else to stderr.
@@ -34,6 +34,9 @@ from service.models.expand import AddedMedium
 from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel, kind_of, load_model
 from service.settings import Settings, SettingsError, load_settings
+from service.settings_table import effective, shown
+
+FLAGS = ("config", "host", "port", "threads", "log_level", "log_format")
 
 
 class StartError(Exception):
@@ -75,14 +78,21 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--model", metavar="DIR", action="append", type=Path, help="checkpoint folder; may be repeated"
         )
+        sub.add_argument("--config", metavar="FILE", type=Path, help="TOML file of settings")
 
-    serve = command("serve", _serve, "Serve models over HTTP.")
-    model_option(serve)
-    serve.add_argument("--host", help="address to listen on (127.0.0.1)")
-    serve.add_argument("--port", help="port to listen on (8080); 0 takes a free one")
-    serve.add_argument("--threads", help="threads of the model's arithmetic")
-    serve.add_argument("--log-level", help="debug, info, warning or error")
-    serve.add_argument("--log-format", help="json, pretty or auto")
+    def serve_options(sub: argparse.ArgumentParser) -> None:
+        model_option(sub)
+        sub.add_argument("--host", help="address to listen on (127.0.0.1)")
+        sub.add_argument("--port", help="port to listen on (8080); 0 takes a free one")
+        sub.add_argument("--threads", help="threads of the model's arithmetic")
+        sub.add_argument("--log-level", help="debug, info, warning or error")
+        sub.add_argument("--log-format", help="json, pretty or auto")
+
+    serve_options(command("serve", _serve, "Serve models over HTTP."))
+
+    config = command("config", _config, "Show the settings that hold, and where each came from.")
+    serve_options(config)
+    config.add_argument("--json", action="store_true", help="print them as JSON, with what each means")
 
     predict = command("predict", _predict, "Sentiment of one clip, without a server.")
     model_option(predict)
@@ -122,9 +132,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the settings."""
+    given = {name: getattr(arguments, name, None) for name in FLAGS}
+    return {**given, "models": tuple(arguments.model) if arguments.model else None}
+
+
 def _settings(arguments: argparse.Namespace) -> Settings:
-    given = {name: getattr(arguments, name, None) for name in ("host", "port", "threads", "log_level", "log_format")}
-    return load_settings({**given, "models": tuple(arguments.model) if arguments.model else None})
+    return load_settings(_given(arguments))
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    settings = effective(_given(arguments))
+    if arguments.json:
+        print(orjson.dumps(settings, option=orjson.OPT_INDENT_2).decode())
+        return 0
+    width = max(len(setting.name) for setting in settings)
+    for setting in settings:
+        print(f"{setting.name:{width}}  {setting.source:11}  {shown(setting.value)}")
+    return 0
 
 
 def _started(settings: Settings) -> Runtime:

@@ -1,4 +1,6 @@
-"""The service's settings: environment variables SERPENTINE_*, read once, validated, frozen, and passed in.
+"""The service's settings: read once, validated, frozen, and passed in.
+
+command line > environment variables SERPENTINE_* > a file of settings > default
 
 A key that is misspelt fails at start with the list of those that exist, and so does a value out of its range.
 """
@@ -6,12 +8,19 @@ A key that is misspelt fails at start with the list of those that exist, and so 
 from __future__ import annotations
 
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from service.kernels.backends import default_backend, missing
 
@@ -27,35 +36,39 @@ class SettingsError(ValueError):
 class Settings(BaseSettings):
     """Every setting with its unit in its name; field `max_steps` is the variable SERPENTINE_MAX_STEPS.
 
-    `models` lists checkpoint folders, separated by commas; the first for a route's task answers where a
-    request names none.
+    Each description goes on from the field's name, and is its row of docs/configuration.md.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
-    host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535, description="0 takes a free port")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    config: Path | None = Field(default=None, description="TOML file of settings, by the names of this table")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8080, ge=0, le=65535, description="to listen on; 0 takes a free one")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least to be logged")
     log_format: Literal["json", "pretty", "auto"] = Field(default="auto", description="auto is pretty on a terminal")
 
-    models: Annotated[tuple[Path, ...], NoDecode] = Field(default=BUNDLED_MODELS, min_length=1)
+    models: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default=BUNDLED_MODELS,
+        min_length=1,
+        description="checkpoint folders, separated by commas; the first for a task answers where none is named",
+    )
     backend: Literal["reference", "cpu"] = Field(
         default_factory=default_backend, description="cpu where its extension loads; asked for and absent is an error"
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
-        default=None, description="of the weights at work; None: the checkpoint's on cpu, float32 on reference"
+        default=None, description="of the weights at work; unset: the checkpoint's on cpu, float32 on reference"
     )
-    threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; None: one a core")
+    threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; unset: one a core")
 
-    max_body_bytes: int = Field(default=64 * 2**20, ge=1024)
-    max_batch_lines: int = Field(default=1000, ge=1)
+    max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one request")
+    max_batch_lines: int = Field(default=1000, ge=1, description="of one POST /predict/batch")
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
 
-    max_media_seconds: float = Field(default=600.0, gt=0)
+    max_media_seconds: float = Field(default=600.0, gt=0, description="of one recording or video")
     max_media_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one file as it comes")
-    max_text_chars: int = Field(default=100_000, ge=1)
-    decode_timeout_s: float = Field(default=30.0, gt=0)
-    feature_threads: int = Field(default=2, ge=1)
+    max_text_chars: int = Field(default=100_000, ge=1, description="of one text")
+    decode_timeout_s: float = Field(default=30.0, gt=0, description="of one file's decoding")
+    feature_threads: int = Field(default=2, ge=1, description="that decode media and extract features")
 
     max_steps: int = Field(
         default=32_768, ge=1, description="of one clip on the model's clock, or of a prompt and its answer together"
@@ -72,7 +85,7 @@ class Settings(BaseSettings):
     session_ttl_s: float = Field(default=3600.0, gt=0, description="from a session's last write")
     session_bytes: int = Field(default=256 * 2**20, ge=1024, description="of sessions in this process's memory")
     session_store: str | None = Field(
-        default=None, description="redis://… or unix://…: where replicas share sessions; None: in memory only"
+        default=None, description="redis://… or unix://…: where replicas share sessions; unset: in memory only"
     )
 
     max_tokens: int = Field(default=4096, ge=1, description="of one choice of an answer, as a client may ask for")
@@ -85,9 +98,23 @@ class Settings(BaseSettings):
     stream_idle_s: float = Field(default=60.0, gt=0, description="silence of a stream's client before it is closed")
     stream_send_s: float = Field(default=10.0, gt=0, description="that a stream's client may take to read a message")
 
-    default_deadline_ms: int = Field(default=60_000, ge=1)
-    max_deadline_ms: int = Field(default=600_000, ge=1)
-    drain_s: float = Field(default=30.0, ge=0)
+    default_deadline_ms: int = Field(default=60_000, ge=1, description="where a request names none")
+    max_deadline_ms: int = Field(default=600_000, ge=1, description="that a request may name")
+    drain_s: float = Field(default=30.0, ge=0, description="for running work to finish after SIGTERM")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given, then the environment, then the file that one of them names. Raises SettingsError."""
+        assert isinstance(init_settings, InitSettingsSource)
+        path = init_settings.init_kwargs.get("config") or _variables().get("config")
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _file(path) if path else {})
 
     @model_validator(mode="before")
     @classmethod
@@ -121,15 +148,46 @@ class Settings(BaseSettings):
 
 
 def load_settings(given: Mapping[str, Any] | None = None) -> Settings:
-    """Settings from the environment, with `given` fields (the command line's; None means not given) on top.
+    """Settings from the environment and the file, with `given` fields (the command line's; None: not given) on top.
 
     Raises SettingsError.
     """
-    chosen = {name: value for name, value in (given or {}).items() if value is not None}
     try:
-        return Settings(**chosen)
+        return Settings(**_chosen(given))
     except ValidationError as error:
         raise SettingsError("\n".join(_fault(dict(fault)) for fault in error.errors())) from None
+
+
+def origins(given: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Where `load_settings(given)` has each field from: flag, environment, file or default. Raises SettingsError."""
+    chosen, variables = _chosen(given), _variables()
+    path = chosen.get("config") or variables.get("config")
+    sources = {"flag": chosen, "environment": variables, "file": _file(path) if path else {}}
+    return {
+        name: next((source for source, fields in sources.items() if name in fields), "default")
+        for name in Settings.model_fields
+    }
+
+
+def _chosen(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (given or {}).items() if value is not None}
+
+
+def _variables() -> dict[str, str]:
+    """The environment's, by field. An empty variable is none."""
+    came = {name.lower(): value for name, value in os.environ.items() if name.upper().startswith(PREFIX) and value}
+    return {name.removeprefix(PREFIX.lower()): value for name, value in came.items()}
+
+
+def _file(path: str | Path) -> dict[str, Any]:
+    try:
+        fields = tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{PREFIX}CONFIG: {path} cannot be read: {error}") from None
+    known = Settings.model_fields.keys() - {"config"}
+    if unknown := sorted(fields.keys() - known):
+        raise SettingsError(f"{path}: unknown settings {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return fields
 
 
 def _fault(fault: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.kernels.backends import default_backend
-from service.settings import BUNDLED_MODELS, Settings, SettingsError, load_settings
+from service.settings import BUNDLED_MODELS, Settings, SettingsError, load_settings, origins
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,6 +41,39 @@ def test_the_environment_and_the_command_line_over_it(monkeypatch: pytest.Monkey
     assert settings.drain_s == 1.5
     assert settings.models == (Path("a/b"), Path("c"))
     assert load_settings({"models": (Path("d"),)}).models == (Path("d"),)
+
+
+def test_a_file_below_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text('models = ["a"]\nslots = 5\ndrain_s = 2\nstream_lag_ms = 7\n')
+    monkeypatch.setenv("SERPENTINE_CONFIG", str(file))
+    monkeypatch.setenv("SERPENTINE_DRAIN_S", "1.5")
+    monkeypatch.setenv("SERPENTINE_HOST", "")
+    given = {"slots": 6, "port": None}
+    settings = load_settings(given)
+    assert (settings.models, settings.slots, settings.drain_s, settings.stream_lag_ms) == ((Path("a"),), 6, 1.5, 7)
+    came = origins(given)
+    assert (came["slots"], came["drain_s"], came["stream_lag_ms"]) == ("flag", "environment", "file")
+    assert (came["host"], came["port"], came["config"]) == ("default", "default", "environment")
+    assert load_settings({"config": file}).stream_lag_ms == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("prot = 9000", "unknown settings prot; known are .*port"),
+        ('config = "another"', "unknown settings config"),
+        ("port = 70000", "^SERPENTINE_PORT: "),
+        ("port 9000", "cannot be read"),
+        (None, "cannot be read: .*No such file"),
+    ],
+)
+def test_what_is_wrong_in_a_file(tmp_path: Path, text: str | None, fault: str) -> None:
+    file = tmp_path / "settings.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(SettingsError, match=fault):
+        load_settings({"config": file})
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
