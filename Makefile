@@ -2,9 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint bench bench-quick sanitize
+.PHONY: serve test lint bench bench-quick load-quick load sanitize
 
-.SILENT: .venv/.installed
+.SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
 	echo 'installing into .venv' >&2
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -28,6 +28,19 @@ bench: .venv/.installed
 # Standard output is lines of JSON and nothing else.
 bench-quick: .venv/.installed
 	@$(BIN)/python -m benchmarks.quick
+
+# Load: on a service that is started for it, or on one that runs: make load HOST=http://127.0.0.1:8080
+.venv/.load: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt locust websocket-client
+	touch $@
+
+LOAD := $(BIN)/python -m load_tests $(if $(HOST),--host $(HOST))
+
+load-quick: .venv/.load
+	@$(LOAD) quick
+
+load: .venv/.load
+	$(LOAD) full
 
 # The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
 SANITIZED := build/sanitize

@@ -1,0 +1,172 @@
+"""Requests that come when they come, however long the answers take: what overload is measured with.
+
+A process of its own on uvloop, with HTTP no richer than the service's: Locust's clients take about as much of a core a
+request as a refusal costs the service, and would measure themselves. Told on its standard input what to do, it writes
+a ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvloop
+
+from load_tests import payloads
+from load_tests.ledger import Call, write
+from load_tests.payloads import Post
+
+TIMEOUT_S = 60.0
+BODIES = 8  # of a kind, so that not every request is the same one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`rate` requests a second for `seconds`, at random intervals; rate 0: `at_once` of them at once.
+
+    work         a key of WORKS, or several that take turns
+    in_flight    closed: so many clients that ask again when they are answered, instead of a rate
+    """
+
+    url: str
+    ledger: str
+    work: tuple[str, ...]
+    seconds: float = 0.0
+    rate: float = 0.0
+    at_once: int = 0
+    in_flight: int = 0
+    deadline_ms: int | None = None
+    seed: int = 0
+
+
+def posts(work: str) -> list[Post]:
+    """Bodies of a kind of work."""
+    return {
+        "text": lambda: [payloads.text_clip(i) for i in range(BODIES)],
+        "features": lambda: [payloads.feature_clip(50)],
+        "generation": lambda: [payloads.prompt(i) for i in range(BODIES)],
+        "words": lambda: [payloads.prompt(i, mode="text-only", max_tokens=32) for i in range(BODIES)],
+    }[work]()
+
+
+class Clients:
+    """Connections that are kept open, as many as there are requests in flight."""
+
+    def __init__(self, plan: Plan) -> None:
+        where = urlsplit(plan.url)
+        self.plan, self.host, self.port = plan, where.hostname, where.port
+        self.idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+        self.calls: list[Call] = []
+        self.late_s: list[float] = []
+        kinds = [posts(work) for work in plan.work]
+        self.posts = [kind[i % len(kind)] for i in range(BODIES) for kind in kinds]
+
+    async def ask(self, number: int, due: float) -> None:
+        """One request; `due` is when it should have gone out."""
+        post = self.posts[number % len(self.posts)]
+        deadline_ms = self.plan.deadline_ms
+        call = Call(post.kind, post.path, deadline_s=deadline_ms and deadline_ms / 1000)
+        self.calls.append(call)
+        head = (
+            f"POST {post.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: {post.content_type}\r\n"
+            f"X-Request-Id: {call.id}\r\nContent-Length: {len(post.body)}\r\n"
+        )
+        if deadline_ms:
+            head += f"X-Deadline-Ms: {deadline_ms}\r\n"
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                reader, writer = self.idle.pop() if self.idle else await self._connect()
+                sent = time.perf_counter()
+                self.late_s.append(sent - due)
+                writer.write(head.encode() + b"\r\n" + post.body)
+                headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+                call.head_s = time.perf_counter() - sent
+                _, _, rest = headers.partition(b"content-length: ")
+                body = await reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
+                call.seconds = time.perf_counter() - sent
+            call.status = int(headers[9:12])
+            if call.id.encode() not in headers:
+                call.fault = "the answer is to another request"
+            if call.status >= 300:
+                call.code = json.loads(body)["code"]
+            if b"connection: close" in headers:
+                writer.close()
+            else:
+                self.idle.append((reader, writer))
+        except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
+            call.fault = repr(error)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self.host, self.port)
+
+    async def closed(self) -> None:
+        """`in_flight` clients, each with one request at a time."""
+        end = time.perf_counter() + self.plan.seconds
+
+        async def client(first: int) -> None:
+            number = first
+            while time.perf_counter() < end:
+                await self.ask(number, time.perf_counter())
+                number += self.plan.in_flight
+
+        await asyncio.gather(*(client(i) for i in range(self.plan.in_flight)))
+
+    async def open(self) -> None:
+        """By the clock, whatever is still in flight."""
+        loop, draw = asyncio.get_running_loop(), random.Random(self.plan.seed)
+        begun = time.perf_counter()
+        tasks = set()
+        due, number = begun, 0
+        while due < begun + self.plan.seconds:
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            task = loop.create_task(self.ask(number, due))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            due += draw.expovariate(self.plan.rate)
+            number += 1
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def herd(self) -> None:
+        """All at once."""
+        now = time.perf_counter()
+        await asyncio.gather(*(self.ask(i, now) for i in range(self.plan.at_once)))
+
+
+async def run(plan: Plan) -> dict[str, Any]:
+    """Carry it out -> the seconds it took, and by how much requests went out late (p99)."""
+    clients = Clients(plan)
+    begun = time.perf_counter()
+    await (clients.closed() if plan.in_flight else clients.herd() if plan.at_once else clients.open())
+    took = time.perf_counter() - begun
+    write(Path(plan.ledger), clients.calls)
+    late = sorted(clients.late_s) or [0.0]
+    return {"seconds": took, "late_p99_ms": 1000 * late[int(0.99 * (len(late) - 1))]}
+
+
+def in_a_process(plan: Plan) -> dict[str, Any]:
+    """`run` in a process of its own."""
+    command = [sys.executable, "-m", "load_tests.open_loop", json.dumps(asdict(plan))]
+    result: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return result
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The child process: a plan as JSON comes in, what `run` gives goes out."""
+    fields = json.loads(arguments[0])
+    print(json.dumps(uvloop.run(run(Plan(**{**fields, "work": tuple(fields["work"])})))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

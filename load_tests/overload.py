@@ -1,0 +1,71 @@
+"""Ten times more than the service can do: it goes on with what it can, soon, and refuses the rest at once.
+
+capacity   answers a second, with some clients that each ask again as soon as they are answered
+half       half of that, at random times: its p99 is what an answer may take, twice over
+overload   ten times the capacity, each request with twice that p99 as its deadline
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from load_tests.ledger import Call, read
+from load_tests.open_loop import Plan, in_a_process
+from load_tests.report import milliseconds, quantile, rejections
+from load_tests.service import Service
+
+TIMES = 10
+IN_FLIGHT = 8
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds of each phase."""
+
+    capacity: float
+    half: float
+    overload: float
+
+
+def overload(service: Service, folder: Path, work: str, lengths: Lengths) -> tuple[dict[str, Any], list[Call]]:
+    """Run the three phases on one kind of work -> figures, and every request."""
+    phases = _Phases(service, folder, work)
+    found, took = phases.run("capacity", seconds=lengths.capacity, in_flight=IN_FLIGHT)
+    capacity = sum(call.good for call in found) / took["seconds"]
+    half, _ = phases.run("half", seconds=lengths.half, rate=capacity / 2)
+    p99 = quantile((call.seconds for call in half if call.good), 0.99) or 0.0
+    deadline_ms = max(1, round(2000 * p99))
+    calls, late = phases.run("over", seconds=lengths.overload, rate=TIMES * capacity, deadline_ms=deadline_ms)
+    refused = [call for call in calls if call.refused]
+    admitted = [call for call in calls if not call.refused]
+    admitted_p99 = quantile((call.seconds for call in admitted), 0.99) or 0.0
+    goodput = sum(call.good for call in calls) / lengths.overload
+    figures = {
+        "work": work,
+        "capacity_per_s": round(capacity, 1),
+        "offered_per_s": round(len(calls) / lengths.overload, 1),
+        "goodput_per_s": round(goodput, 1),
+        "goodput_ratio": round(goodput / capacity, 3),
+        "half_p99_ms": round(1000 * p99, 2),
+        "admitted_p99_ms": round(1000 * admitted_p99, 2),
+        "admitted_p99_ratio": round(admitted_p99 / p99, 3),
+        "refusal_p50_ms": milliseconds((call.seconds for call in refused), 0.5),
+        "refusal_p99_ms": milliseconds((call.seconds for call in refused), 0.99),
+        "generator_late_p99_ms": round(late["late_p99_ms"], 2),
+        "answers": rejections(calls) | {"good": sum(call.good for call in calls)},
+    }
+    return figures, [*found, *half, *calls]
+
+
+@dataclass(frozen=True)
+class _Phases:
+    service: Service
+    folder: Path
+    work: str
+
+    def run(self, name: str, **plan: Any) -> tuple[list[Call], dict[str, Any]]:
+        ledger = self.folder / f"{self.work}-{name}.jsonl"
+        result = in_a_process(Plan(self.service.url, str(ledger), (self.work,), **plan))
+        return read(ledger), result
