@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -22,8 +23,28 @@ settings.load_profile("suite")
 # The service's own tests run on the definition, whose pace they know; the compiled backend has tests beside its ops.
 # SERPENTINE_BACKEND=cpu runs them on it.
 os.environ.setdefault("SERPENTINE_BACKEND", "reference")
+# Triton reads it when it is imported: where there is no GPU its kernels run in the interpreter, on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 # Tensors here are tiny: a second thread costs more than it computes.
 torch.set_num_threads(1)
+
+
+# Triton is for Linux: elsewhere, or where it is not installed, the tests of its kernels are left out, and it is said.
+TRITON = importlib.util.find_spec("triton") is not None
+collect_ignore_glob = [] if TRITON else ["*/test_triton_*.py", "*/test_*_triton.py"]
+
+
+def pytest_report_header() -> list[str]:
+    """Why some tests are not there."""
+    return [] if TRITON else ["triton is not installed: the tests of its kernels are left out"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked `gpu` is skipped where PyTorch has none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU: torch.cuda.is_available() is False"))
 
 
 @pytest.fixture(scope="session")
