@@ -31,6 +31,7 @@ from service.metrics import Metrics
 from service.models.checkpoint import CheckpointConfig
 from service.models.convert import SOURCES, convert
 from service.models.expand import AddedMedium
+from service.models.memory import OutOfMemory
 from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel, kind_of, load_model
 from service.settings import Settings, SettingsError, load_settings
@@ -158,6 +159,8 @@ def _started(settings: Settings) -> Runtime:
         return Runtime.start(settings, Metrics())
     except (ValueError, OSError, MissingExtra) as error:  # a bad folder, a missing file or package
         raise StartError(str(error)) from error
+    except OutOfMemory as error:
+        raise StartError(f"no memory for the models with {settings.slots} slots: {error}") from error
 
 
 def _serve(arguments: argparse.Namespace) -> int:

@@ -26,6 +26,7 @@ from service.features.workers import FeatureWorkers
 from service.generating import Generating
 from service.job import Job
 from service.metrics import Metrics
+from service.models.memory import allocating
 from service.predicting import Predicting
 from service.reading import Reading, ReadingJob
 from service.served import GenerativeModel, ServedModel, held_by, load_model
@@ -62,11 +63,15 @@ class Runtime:
 
     @classmethod
     def start(cls, settings: Settings, metrics: Metrics) -> Runtime:
-        """Load the models, start the engine, warm the features. Raises ValueError where a checkpoint is unusable."""
+        """Load the models, start the engine, warm the features.
+
+        Raises ValueError where a checkpoint is unusable, OutOfMemory where its weights or slots do not fit.
+        """
         models: dict[str, ServedModel | GenerativeModel] = {}
         for folder in settings.models:
             begun = time.monotonic()
-            model = load_model(folder, settings, metrics)
+            with allocating():
+                model = load_model(folder, settings, metrics)
             if model.name in models:
                 raise ValueError(f"two checkpoints are named {model.name!r}; {folder} is the second")
             models[model.name] = model

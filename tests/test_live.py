@@ -82,7 +82,7 @@ def test_a_state_that_is_not_finite_is_not_taken_for_the_beginning(
         await session.take(frame(0))
         await session.take(frame(1))
         before = session.state
-        monkeypatch.setattr(runner, "_capture", lambda slot: None)
+        monkeypatch.setattr(runner, "_capture", lambda *_: None)
         with pytest.raises(Internal):
             await session.take(frame(2))
         assert session.state is before

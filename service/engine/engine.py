@@ -22,12 +22,14 @@ import torch
 from service.engine.request import Batch, NotFinite, R, Request
 from service.engine.runner import Runner
 from service.engine.scheduler import Scheduler
-from service.errors import EngineDown
+from service.errors import EngineDown, Overloaded
 from service.metrics import Metrics
+from service.models.memory import OutOfMemory
 
 logger = logging.getLogger(__name__)
 
 DOWN = "the engine has stopped; the process must be restarted"
+RETRY_AFTER_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,29 @@ class Lane:
             self.observe()
             return False
         self.observe()
+        self._run(batch)
+        self.observe()
+        return True
+
+    def _run(self, batch: Batch) -> None:
+        """Run a batch and deliver; where there is no memory for it, its halves; without halves it is refused."""
         begun = time.monotonic()
+        about: dict[str, Any] = {"model": self.name, "requests": [request.id for request in batch.requests]}
         try:
             outputs = self.runner.run(batch)
+        except OutOfMemory:
+            halves = batch.halves()
+            logger.warning("no memory for a batch", extra={**about, "steps": batch.steps, "parts": len(halves)})
+            for half in halves:
+                self._run(half)
+            if not halves:
+                detail = "there is no memory for this request now; try again later, or send it in pieces"
+                self.scheduler.fail(batch, Overloaded(detail, retry_after_s=RETRY_AFTER_S))
+            return
         except Exception as error:
-            logger.exception("batch failed", extra={"model": self.name, "requests": [r.id for r in batch.requests]})
+            logger.exception("batch failed", extra=about)
             self.scheduler.fail(batch, error)
-            self.observe()
-            return True
+            return
         self._observe_batch(batch, time.monotonic() - begun)
         for request, fault in self.scheduler.deliver(batch, outputs).items():
             about = {"model": self.name, "requests": [request.id]}
@@ -71,8 +88,6 @@ class Lane:
                 self.metrics.nonfinite_outputs_total.labels("inference").inc()
             else:
                 logger.error("delivery failed", exc_info=fault, extra=about)
-        self.observe()
-        return True
 
     def observe(self) -> None:
         """Set the gauges of the queue and the slots."""

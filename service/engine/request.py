@@ -147,3 +147,14 @@ class Batch:
     def requests(self) -> list[Request[Any]]:
         """Those that have work in it, each once."""
         return list(dict.fromkeys(work.request for work in self.works))
+
+    def halves(self) -> tuple[Batch, ...]:
+        """The same work in two batches, a request's together; nothing where there is one request only."""
+        requests = self.requests
+        if len(requests) == 1:
+            return ()
+        first = set(requests[: len(requests) // 2])
+        return (
+            Batch(tuple(work for work in self.works if work.request in first)),
+            Batch(tuple(work for work in self.works if work.request not in first)),
+        )

@@ -17,7 +17,8 @@ from service.engine.reading_program import ReadingProgram
 from service.engine.request import Batch, Work
 from service.engine.sampling import Drawn, draw
 from service.engine.snapshots import Snapshot, is_sound
-from service.models.base import Chunk, Packing, RecurrentModel, TokenChunk, allocate
+from service.models.base import Chunk, Packing, RecurrentModel, State, TokenChunk, allocate
+from service.models.memory import allocating
 
 P = TypeVar("P", bound=Packing)
 
@@ -29,9 +30,10 @@ class Runner(ABC, Generic[P]):
     """
 
     def __init__(self, model: RecurrentModel[P], slots: int, fingerprint: str = "") -> None:
-        """fingerprint: what the snapshots that are taken here say they were made by."""
+        """fingerprint: what the snapshots that are taken here say they were made by. Raises OutOfMemory."""
         self.model, self.fingerprint = model, fingerprint
-        self.state = allocate(model.state_tensors(), slots + 1)
+        with allocating():
+            self.state = allocate(model.state_tensors(), slots + 1)
         self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
 
     @property
@@ -47,10 +49,24 @@ class Runner(ABC, Generic[P]):
     def run(self, batch: Batch) -> Sequence[Any]:
         """Restore and fork rows, advance every work of the batch -> for each, what its program takes.
 
-        Before that, a program whose work says so is given its state.
+        Before that, a program whose work says so is given its state. Raises OutOfMemory before any row has advanced:
+        the batch may run again, or in parts. What is restored and forked then is so once more, from the same rows.
         """
-        self._take_over(batch)
         works = batch.works
+        with allocating():
+            self._take_over(batch)
+            chunk, reads = self._packed(works)
+            copies = {work: allocate_row(self.state) for work in works if work.capture}
+        values = self.model.run(chunk, self.state).numpy()
+        outputs = self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
+        for work in works:
+            self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
+            if work.capture:
+                work.request.program.captured(work, self._capture(work.slot, copies[work]))
+        return outputs
+
+    def _packed(self, works: Sequence[Work]) -> tuple[P, Sequence[range]]:
+        """The works as one chunk, and the steps of each that the head is read at."""
         ends = np.cumsum([work.steps for work in works])
         reads = [self.reads(work) for work in works]
         rows = [end - work.steps + np.array(read, int) for work, end, read in zip(works, ends, reads, strict=True)]
@@ -60,13 +76,7 @@ class Runner(ABC, Generic[P]):
             fresh=torch.tensor([work.fresh for work in works]),
             reads=torch.from_numpy(np.concatenate(rows)),
         )
-        values = self.model.run(self.chunk(works, packing), self.state).numpy()
-        outputs = self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
-        for work in works:
-            self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
-            if work.capture:
-                work.request.program.captured(work, self._capture(work.slot))
-        return outputs
+        return self.chunk(works, packing), reads
 
     def _take_over(self, batch: Batch) -> None:
         """Fill the rows that go on from a snapshot, then those that go on from another row."""
@@ -83,9 +93,10 @@ class Runner(ABC, Generic[P]):
             for source, copy in batch.forks:
                 self._seen[copy] = self._seen[source]
 
-    def _capture(self, slot: int) -> Snapshot | None:
-        """A copy of a slot's rows, or None where they are not finite."""
-        rows = {name: tensor[slot].clone() for name, tensor in self.state.items()}
+    def _capture(self, slot: int, rows: State) -> Snapshot | None:
+        """A slot's rows, copied into `rows`, or None where they are not finite."""
+        for name, row in rows.items():
+            row.copy_(self.state[name][slot])
         tensors = self.model.state_tensors()
         if not all(is_sound(row, tensors[name]) for name, row in rows.items()):
             return None
@@ -169,6 +180,11 @@ class TokenRunner(Runner[TokenChunk]):
                 twin = rows[work.request, spec.guided_by]
             drawn.append(None if spec is None else draw(spec, rows[work.request, work.row], twin))
         return drawn
+
+
+def allocate_row(state: State) -> State:
+    """Room for a copy of one slot, in the host's memory: what is kept leaves the device."""
+    return {name: torch.empty(tensor.shape[1:], dtype=tensor.dtype) for name, tensor in state.items()}
 
 
 def _clip(work: Work) -> ClipProgram:

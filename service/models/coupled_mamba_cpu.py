@@ -12,6 +12,7 @@ from service.kernels.cpu import BEST, THREADS, _native
 from service.models.base import Chunk, State, StateTensor
 from service.models.coupled_mamba import CoupledMamba
 from service.models.cpu_packing import check_state, chunk_packing
+from service.models.memory import allocating
 from service.models.stacked import EPS
 
 BLOCK_ROWS = 512  # steps that the workspace holds; a longer chunk runs in blocks of so many, with the same bits
@@ -150,7 +151,8 @@ class CoupledMambaProgram:
         slots = check_state(self._tensors, state)
         packing, held = chunk_packing(chunk, rows, slots)
         width = sum(self.config.outputs.values())
-        outputs = torch.empty(chunk.reads.shape[0], 2 * width if chunk.alone else width)
+        with allocating():  # all that a step needs beside its workspace
+            outputs = torch.empty(chunk.reads.shape[0], 2 * width if chunk.alone else width)
         self._native.run(
             packing,
             [values.data_ptr() for values in inputs],

@@ -11,6 +11,7 @@ from torch import Tensor
 from service.kernels.cpu import BEST, THREADS, _native
 from service.models.base import State, StateTensor, TokenChunk
 from service.models.cpu_packing import check_state, chunk_packing
+from service.models.memory import allocating
 from service.models.mixture_of_mamba import MixtureOfMamba
 
 BLOCK_ROWS = 512  # rows that the workspace holds; a longer chunk runs in blocks of so many, with the same bits
@@ -93,7 +94,8 @@ class MixtureOfMambaProgram:
             raise ValueError(f"tokens: [t] int64, got {list(tokens.shape)} {tokens.dtype}")
         slots = check_state(self._tensors, state)
         packing, held = chunk_packing(chunk, tokens.shape[0], slots)
-        logits = torch.empty(chunk.reads.shape[0], self.vocabulary.size)
+        with allocating():  # all that a step needs beside its workspace
+            logits = torch.empty(chunk.reads.shape[0], self.vocabulary.size)
         self._native.run(
             packing,
             tokens.data_ptr(),

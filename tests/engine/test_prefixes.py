@@ -204,7 +204,7 @@ def test_a_state_that_is_forgotten_is_freed_once_nobody_holds_it() -> None:
 
 def test_a_state_that_is_not_finite_is_not_left(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    monkeypatch.setattr(desk.runner, "_capture", lambda slot: None)
+    monkeypatch.setattr(desk.runner, "_capture", lambda *_: None)
     with pytest.raises(Exception, match="not finite"):
         desk.generate(random_prompt(1, 9))
     assert desk.value("bytes") in (None, 0)

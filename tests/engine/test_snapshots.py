@@ -82,7 +82,7 @@ def test_any_cuts_give_the_outputs_of_the_whole(seed: int, cuts: list[int], chun
 def test_a_state_is_copied_at_the_end_only(monkeypatch: pytest.MonkeyPatch) -> None:
     copied = []
     capture = RUNNER._capture
-    monkeypatch.setattr(RUNNER, "_capture", lambda slot: copied.append(slot) or capture(slot))
+    monkeypatch.setattr(RUNNER, "_capture", lambda slot, rows: copied.append(slot) or capture(slot, rows))
     clip = random_clip(np.random.default_rng(0), 12)
     (result,) = run(ClipProgram(clip, capture=True))
     assert result.snapshot is not None
