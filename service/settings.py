@@ -96,7 +96,9 @@ class Settings(BaseSettings):
     stream_lag_ms: int = Field(default=500, ge=0, le=60_000, description="how late a stream's steps may come")
     stream_half_life_s: float = Field(default=10.0, gt=0, description="of a stream's `recent`")
     stream_idle_s: float = Field(default=60.0, gt=0, description="silence of a stream's client before it is closed")
-    stream_send_s: float = Field(default=10.0, gt=0, description="that a stream's client may take to read a message")
+    stream_send_s: float = Field(
+        default=10.0, gt=0, description="that a stream's client may take to read a message or an event"
+    )
 
     default_deadline_ms: int = Field(default=60_000, ge=1, description="where a request names none")
     max_deadline_ms: int = Field(default=600_000, ge=1, description="that a request may name")

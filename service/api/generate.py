@@ -42,7 +42,8 @@ def generate_router(edge: Edge) -> APIRouter:
             return Response(await unless_gone(request, generating.whole()), media_type=JSON)
         stream = GenerationStream(edge, generating.answering, deadline)
         await unless_gone(request, stream.begin(generating.submit))
-        return EventStream(stream.chunks())
+        gave_up = edge.runtime.metrics.cancellations_total.labels("stream").inc
+        return EventStream(stream.chunks(), settings.stream_send_s, gave_up)
 
     return router
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from service.api.waiting import unless_gone
 
@@ -25,15 +26,17 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
 class EventStream(Response):
     """Sends what `chunks` yields as it comes, and closes them as soon as the client is gone.
 
-    A chunk is asked for when the one before has gone out: a slow reader makes nobody wait but `chunks`.
+    A chunk is asked for when the one before has gone out: a slow reader makes nobody wait but `chunks`. One that takes
+    longer than `send_s` for a chunk is given up, and `gave_up` is called: what is left of its answer is dropped and the
+    connection closed.
     """
 
     media_type = EVENT_STREAM
 
-    def __init__(self, chunks: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes, None], send_s: float, gave_up: Callable[[], None]) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._chunks = chunks
+        self._chunks, self._send_s, self._gave_up = chunks, send_s, gave_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
@@ -44,7 +47,21 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._chunks) as chunks:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for chunk in chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            try:
+                await self._out(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for chunk in chunks:
+                    await self._out(send, {"type": "http.response.body", "body": chunk, "more_body": True})
+                await self._out(send, {"type": "http.response.body", "body": b"", "more_body": False})
+            except _NotRead:  # left without an end, so that the server closes the connection
+                self._gave_up()
+
+    async def _out(self, send: Send, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._send_s):
+                await send(message)
+        except TimeoutError:
+            raise _NotRead from None
+
+
+class _NotRead(Exception):
+    """Nobody took a chunk in time."""

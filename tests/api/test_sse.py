@@ -20,7 +20,7 @@ def test_data_is_one_line() -> None:
 
 
 async def _send_through(chunks: AsyncGenerator[bytes, None], receive: Any, send: Any) -> None:
-    await EventStream(chunks)({"type": "http", "headers": []}, receive, send)
+    await EventStream(chunks, 60, lambda: None)({"type": "http", "headers": []}, receive, send)
 
 
 async def test_chunks_are_sent_and_then_the_end() -> None:
@@ -73,3 +73,27 @@ async def test_a_reader_that_leaves_closes_the_chunks_at_once(waits_in: str) -> 
         left.set()
         await sending
     assert closed.is_set()
+
+
+async def test_a_reader_that_stops_reading_is_given_up_and_its_answer_has_no_end() -> None:
+    sent: list[Any] = []
+    closed, given_up = asyncio.Event(), asyncio.Event()
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        try:
+            for _ in range(3):
+                yield b"a"
+        finally:
+            closed.set()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if len(sent) == 3:
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        response = EventStream(chunks(), 0.01, given_up.set)
+        await response({"type": "http", "headers": []}, asyncio.Event().wait, send)
+    assert given_up.is_set()
+    assert closed.is_set()
+    assert [message.get("more_body") for message in sent] == [None, True, True]
