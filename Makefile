@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test lint bench bench-quick load-quick load sanitize
+.PHONY: serve test test-backends lint bench bench-quick load-quick load sanitize
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -16,6 +16,10 @@ serve: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/pytest
+
+# What depends on the backend that a service runs on, once more on the one that `make test` did not take.
+test-backends: .venv/.installed
+	SERPENTINE_BACKEND=reference $(BIN)/pytest tests/api tests/faults tests/sessions tests/test_*.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

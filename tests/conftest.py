@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from service.kernels.backends import default_backend
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
@@ -20,9 +21,6 @@ from tests.checkpoints import build_checkpoint
 # The same examples in every run: a red test is a change of the code, not of the draw.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("suite")
-# The service's own tests run on the definition, whose pace they know; the compiled backend has tests beside its ops.
-# SERPENTINE_BACKEND=cpu runs them on it.
-os.environ.setdefault("SERPENTINE_BACKEND", "reference")
 # Triton reads it when it is imported: where there is no GPU its kernels run in the interpreter, on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 # Tensors here are tiny: a second thread costs more than it computes.
@@ -35,8 +33,9 @@ collect_ignore_glob = [] if TRITON else ["*/test_triton_*.py", "*/test_*_triton.
 
 
 def pytest_report_header() -> list[str]:
-    """Why some tests are not there."""
-    return [] if TRITON else ["triton is not installed: the tests of its kernels are left out"]
+    """The backend of the services in tests: SERPENTINE_BACKEND, or what users get; and why some tests are not there."""
+    backend = f"backend: {os.environ.get('SERPENTINE_BACKEND') or default_backend()}"
+    return [backend] if TRITON else [backend, "triton is not installed: the tests of its kernels are left out"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,6 +16,8 @@ from service.api.generate_request import checked, sampling_of
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
+from tests.engine.clips import Gate
+from tests.engine.generations import HookedTokens
 
 PROMPT = "three plus four is"
 MOST = 60  # tokens of an answer
@@ -31,6 +33,19 @@ def running(*models: Path, **limits: Any) -> Generator[Runtime, None, None]:
         yield runtime
     finally:
         runtime.close(0)
+
+
+@contextmanager
+def held_back(runtime: Runtime, model: str = "trio") -> Generator[Gate, None, None]:
+    """None of a model's batches begins while this lasts, unless the gate is opened before: what runs, runs on."""
+    gate, runner = Gate(), runtime.model(model, "generation").lane.runner
+    free = runner.model
+    runner.model = HookedTokens(free, before=gate)
+    try:
+        yield gate
+    finally:
+        gate.open()
+        runner.model = free
 
 
 def mixed_seed(runtime: Runtime) -> int:

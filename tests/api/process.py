@@ -11,14 +11,18 @@ from pathlib import Path
 
 import httpx
 
+ROOT = Path(__file__).parents[2]
+
 
 class Process:
-    """A served checkpoint. `environment` is of SERPENTINE_*."""
+    """A served checkpoint. `environment` is of SERPENTINE_*; batches wait while `hold` is there, see tests/api/held."""
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, *, hold: Path | None = None, **environment: str) -> None:
+        module = ["service"] if hold is None else ["tests.api.held", str(hold)]
         self.popen = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "service", "serve", "--model", str(folder), "--port", "0"],
+            [sys.executable, "-W", "error", "-m", *module, "serve", "--model", str(folder), "--port", "0"],
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -31,13 +35,20 @@ class Process:
             raise AssertionError(f"no address in {self.banner!r}; {self.popen.communicate()}")
         self.url = found[0]
 
-    def until_one_runs(self) -> None:
-        limit = time.monotonic() + 20
-        while 'serpentine_requests_running{model="tiny"} 1.0' not in httpx.get(f"{self.url}/metrics").text:
-            assert time.monotonic() < limit, "nothing runs"
+    def sample(self, series: str) -> float:
+        """The value of a series of /metrics, named with its labels; 0 where there is none."""
+        text = httpx.get(f"{self.url}/metrics", timeout=60).text
+        found = re.search(rf"^serpentine_{re.escape(series)} (\S+)$", text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def until_running(self, count: int, model: str = "tiny") -> None:
+        """Return once so many requests of a model own their slots."""
+        limit = time.monotonic() + 60
+        while self.sample(f'requests_running{{model="{model}"}}') != count:
+            assert time.monotonic() < limit, f"never {count} at once"
             time.sleep(0.01)
 
     def end(self) -> tuple[int, str]:
         """Wait for the end -> (exit status, what it logged)."""
-        logs = self.popen.communicate(timeout=30)[1]
+        logs = self.popen.communicate(timeout=60)[1]
         return self.popen.returncode, logs

@@ -22,8 +22,8 @@ def serve(tiny_checkpoint: Path) -> Generator[Callable[..., Process], None, None
     """Starts processes, and ends what the test left."""
     started: list[Process] = []
 
-    def start(**environment: str) -> Process:
-        started.append(Process(tiny_checkpoint, **environment))
+    def start(**options: Any) -> Process:
+        started.append(Process(tiny_checkpoint, **options))
         return started[-1]
 
     yield start
@@ -32,11 +32,16 @@ def serve(tiny_checkpoint: Path) -> Generator[Callable[..., Process], None, None
         process.popen.communicate()
 
 
-SLOW = as_json(clip(audio=1200))  # one step a batch: seconds of work
+@pytest.fixture
+def hold(tmp_path: Path) -> Path:
+    """A file that keeps batches from beginning for as long as it is there."""
+    file = tmp_path / "hold"
+    file.touch()
+    return file
 
 
-def post(process: Process, request: dict[str, Any]) -> httpx.Response:
-    return httpx.post(f"{process.url}/predict", timeout=60, **request)
+def post(process: Process, steps: int = 12) -> httpx.Response:
+    return httpx.post(f"{process.url}/predict", timeout=60, **as_json(clip(audio=steps)))
 
 
 def test_the_printed_curl_line_works_and_sigterm_ends_it_with_0(serve: Callable[..., Process]) -> None:
@@ -56,31 +61,33 @@ def test_the_printed_curl_line_works_and_sigterm_ends_it_with_0(serve: Callable[
     assert '"path":"/predict","status":200' in logs
 
 
-def test_sigterm_lets_running_work_finish_and_takes_no_more(serve: Callable[..., Process]) -> None:
-    process = serve(SERPENTINE_CHUNK_STEPS="1")
+def test_sigterm_lets_running_work_finish_and_takes_no_more(serve: Callable[..., Process], hold: Path) -> None:
+    process = serve(hold=hold, SERPENTINE_CHUNK_STEPS="1")
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(post, process, SLOW)
-        process.until_one_runs()
+        running = pool.submit(post, process)
+        process.until_running(1)
         process.popen.send_signal(signal.SIGTERM)
-        time.sleep(0.1)
-        ready = httpx.get(f"{process.url}/readyz")
-        late = post(process, as_json(clip(audio=2)))
+        while (ready := httpx.get(f"{process.url}/readyz")).status_code == 200:
+            time.sleep(0.01)
+        late = post(process)
         alive = httpx.get(f"{process.url}/livez")
         assert not running.done()
         assert (ready.status_code, ready.json()["code"]) == (503, "draining")
         assert (late.status_code, late.json()["code"]) == (503, "draining")
         assert alive.status_code == 200
+        hold.unlink()
         assert running.result().status_code == 200
     assert process.end()[0] == 0
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_the_drain_has_an_end(serve: Callable[..., Process], signals: int) -> None:
+def test_the_drain_has_an_end(serve: Callable[..., Process], hold: Path, signals: int) -> None:
+    hold.write_text("0.05")
     drain_s = "0.3" if signals == 1 else "60"
-    process = serve(SERPENTINE_CHUNK_STEPS="1", SERPENTINE_DRAIN_S=drain_s)
+    process = serve(hold=hold, SERPENTINE_CHUNK_STEPS="1", SERPENTINE_DRAIN_S=drain_s)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(post, process, SLOW)
-        process.until_one_runs()
+        running = pool.submit(post, process, 990)  # for 50 s
+        process.until_running(1)
         for _ in range(signals):
             process.popen.send_signal(signal.SIGINT)
             time.sleep(0.2)

@@ -17,7 +17,6 @@ from service.engine.request import Batch, Request
 from service.engine.runner import TokenRunner
 from service.metrics import Metrics
 from service.models.base import RecurrentModel, TokenChunk
-from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.vocabulary import Vocabulary
 from tests.generators import byte_of, params
 
@@ -93,7 +92,7 @@ class Listening:
 class HookedTokens:
     """A model that calls back before and after it runs."""
 
-    def __init__(self, model: MixtureOfMamba, *, before: Any = None, after: Any = None) -> None:
+    def __init__(self, model: RecurrentModel[TokenChunk], *, before: Any = None, after: Any = None) -> None:
         self.model, self.before, self.after = model, before, after
 
     def state_tensors(self) -> Any:
