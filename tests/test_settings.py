@@ -12,7 +12,7 @@ from service.settings import BUNDLED_MODELS, Settings, SettingsError, load_setti
 
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SERPENTINE_BACKEND")  # which the suite sets
+    monkeypatch.delenv("SERPENTINE_BACKEND", raising=False)
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8080)
     assert settings.models == BUNDLED_MODELS
