@@ -15,7 +15,8 @@ class Advancing(Job[Result]):
 
     def start(self, model: ServedModel, program: ClipProgram) -> None:
         """Submit them. Raises EngineDown."""
-        (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
+        request = Request(self.request_id, program, self.deadline, self.owner)
+        (result,) = self.runtime.engine.submit(model.lane.name, [request])
         for name, row in zip(model.config.model.modalities, program.clip.present, strict=True):
             self.runtime.metrics.steps_total.labels(model.name, name, "input").inc(int(row.sum()))
         self.answer.add_done_callback(lambda _: result.cancel())

@@ -1,4 +1,4 @@
-"""The command `serpentine`: serve | predict | generate | models | convert | config.
+"""The command `serpentine`: serve | predict | generate | models | convert | config | keys.
 
 Exit status: 0 done, 1 the input was refused or the work failed, 2 the command could not start. Answers go to stdout,
 all else to stderr.
@@ -7,6 +7,7 @@ all else to stderr.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import shlex
 import sys
@@ -26,6 +27,7 @@ from service.engine.prediction import Prediction, PredictOptions
 from service.errors import ServiceError
 from service.features.extras import MissingExtra
 from service.features.types import Media, TextSegment
+from service.keys.keyring import new_key
 from service.logs import configure_logging
 from service.metrics import Metrics
 from service.models.checkpoint import CheckpointConfig
@@ -38,6 +40,8 @@ from service.settings import Settings, SettingsError, load_settings
 from service.settings_table import effective, shown
 
 FLAGS = ("config", "host", "port", "threads", "log_level", "log_format")
+
+log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
@@ -123,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="hf-mamba: 2 adds images and 3 speech too, with copies of all projections, to start training from",
     )
+    keys = command("keys", _keys, "Make API keys.")
+    keys.add_argument("action", choices=("new",), help="new: print a key's line for SERPENTINE_API_KEYS_FILE")
+    keys.add_argument("name", metavar="NAME", help="whose it is: in the logs, and for sessions and quotas")
+
     for name, size, text in (
         ("image-codes", 256, "how many codes images are made of"),
         ("image-tokens", 49, "codes of an image"),
@@ -174,6 +182,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     with listener:
         runtime = _started(settings)
         host, port = listener.getsockname()[:2]
+        if not runtime.keys and not ipaddress.ip_address(host).is_loopback:
+            log.warning("no API keys are configured: whoever reaches this address may ask", extra={"address": host})
         Server(runtime, lambda: print(_banner(runtime, host, port), flush=True)).run(sockets=[listener])
     return 0
 
@@ -219,7 +229,7 @@ def _only(kind: type[ServedModel] | type[GenerativeModel], settings: Settings) -
     if not fitting:
         names = ", ".join(str(folder) for folder in settings.models)
         raise StartError(f"none of {names} is for {kind.task}; name one with --model DIR")
-    return settings.model_copy(update={"models": fitting})
+    return settings.model_copy(update={"models": fitting, "api_keys_file": None})  # which are for who asks a server
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -299,6 +309,16 @@ def _line(card: dict[str, Any]) -> str:
         f"{card['name']} {card['version']}  {card['architecture']}, {card['parameters']:,} parameters\n"
         f"  {does}\n  licence: {card.get('licence', 'not stated')}"
     )
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    try:
+        secret, line = new_key(arguments.name)
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    print(f"The key, which is shown this once and kept nowhere:\n\n  {secret}\n", file=sys.stderr)
+    print(line)
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

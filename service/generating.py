@@ -17,6 +17,7 @@ from service.engine.prefixes import Prefixes
 from service.engine.request import Request
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
+from service.owner import ANYONE, Owner
 from service.served import GenerativeModel, media_limits
 from service.sessions.conversation import begin_with, with_unread
 from service.sessions.writing import Writing
@@ -47,9 +48,10 @@ class Generating(Writing[Generation]):
         listener: Listener | None,
         session_id: str | None = None,
         snapshot: Snapshot | None = None,
+        owner: Owner = ANYONE,
     ) -> None:
         """Raises InvalidInput at the parameter that the model or the service cannot follow."""
-        super().__init__(runtime, deadline, request_id, session_id)
+        super().__init__(runtime, deadline, request_id, session_id, owner)
         self.model, self.params, self.listener, self.snapshot = model, params, listener, snapshot
         params.check(model.vocabulary)
         if session_id is not None and params.n != 1:
@@ -77,7 +79,8 @@ class Generating(Writing[Generation]):
             raise InvalidInput.at(("max_tokens",), f"{fault} is over the limit of {limits.max_steps} in all")
         prefixes = None
         if state is None:
-            prefixes = self.model.prefixes.plan(ids, accumulate(map(len, encoded), initial=len(begin)))
+            borders = accumulate(map(len, encoded), initial=len(begin))
+            prefixes = self.model.prefixes.plan(ids, borders, self.owner.key)
         self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
         return _Prompt(ids, state, prefixes)
 
@@ -96,7 +99,8 @@ class Generating(Writing[Generation]):
             capture=self.session_id is not None,
             prefixes=prompt.prefixes,
         )
-        (result,) = self.runtime.engine.submit(model.lane.name, [Request(self.request_id, program, self.deadline)])
+        request = Request(self.request_id, program, self.deadline, self.owner)
+        (result,) = self.runtime.engine.submit(model.lane.name, [request])
         for modality, count in program.prompt_tokens.items():
             metrics.tokens_total.labels(model.name, modality, "input").inc(count)
         self.answer.add_done_callback(lambda _: result.cancel())

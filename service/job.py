@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from service.errors import DeadlineExceeded, Internal, ServiceError
+from service.owner import Owner
 
 if TYPE_CHECKING:
     from service.runtime import Runtime
@@ -25,8 +26,8 @@ class Job(Generic[R]):
     deadline in time.monotonic() seconds, or None.
     """
 
-    def __init__(self, runtime: Runtime, deadline: float | None, request_id: str) -> None:
-        self.runtime, self.deadline, self.request_id = runtime, deadline, request_id
+    def __init__(self, runtime: Runtime, deadline: float | None, request_id: str, owner: Owner) -> None:
+        self.runtime, self.deadline, self.request_id, self.owner = runtime, deadline, request_id, owner
         self.answer: Future[R] = Future()
 
     def prepare(self, what: str, prepare: Callable[[], T], infer: Callable[[T], None]) -> None:

@@ -20,6 +20,7 @@ from service.errors import InvalidInput, Overloaded
 from service.features.incremental import Frame, LiveFeatures
 from service.features.incremental_state import dump, restore
 from service.features.types import Clip
+from service.owner import ANYONE, Owner
 from service.predicting import check_complete
 from service.runtime import Runtime
 from service.served import ServedModel
@@ -48,10 +49,17 @@ class LiveSession:
     """One session. Its methods are awaited one at a time; `close` when done."""
 
     def __init__(
-        self, runtime: Runtime, model: ServedModel, options: LiveOptions, id: str, start: Snapshot | None = None
+        self,
+        runtime: Runtime,
+        model: ServedModel,
+        options: LiveOptions,
+        id: str,
+        start: Snapshot | None = None,
+        owner: Owner = ANYONE,
     ) -> None:
         """start: a state to go on from, of a stream or of anything else. Raises InvalidInput at ("snapshot",)."""
         self.runtime, self.model, self.options, self.id = runtime, model, options, id
+        self.owner = owner
         self.dense = model.config.model.dense
         self.features = LiveFeatures(model.extractor, options.lag_s, complete=self.dense)
         self.readings = Readings(model.config, options.timeline_hz, options.half_life_s)
@@ -121,6 +129,7 @@ class LiveSession:
                 alone=True,
                 deadline=None,
                 request_id=self.id,
+                owner=self.owner,
             )
         )
         if result.snapshot is None:  # to begin again from nothing would go unnoticed

@@ -7,6 +7,7 @@ import time
 
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput, NotFound, Overloaded, SessionConflict
+from service.owner import ANYONE, Owner
 from service.runtime import Runtime
 from service.served import ServedModel
 from service.sessions.session import two_writers
@@ -26,18 +27,25 @@ class KeptStream:
     own    it began with the stream, and is forgotten with it where the stream comes to its end
     """
 
-    def __init__(self, runtime: Runtime, model: ServedModel, session_id: str | None, start: Snapshot | None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        model: ServedModel,
+        session_id: str | None,
+        start: Snapshot | None,
+        owner: Owner = ANYONE,
+    ) -> None:
         """Take a session's lease, or begin one from a state.
 
         Raises NotFound, SessionConflict, InvalidInput, Overloaded.
         """
-        self._sessions, self.own = runtime.sessions, session_id is None
+        self._sessions, self.own, self._key = runtime.sessions, session_id is None, owner.key
         # Between two messages nothing renews the lease.
         self._lease_s = CHECKPOINT_S + runtime.settings.stream_idle_s + LEASE_SLACK_S
         if session_id is None:
-            session_id = self._sessions.create(model.name, start or model.snapshots.initial()).id
+            session_id = self._sessions.create(model.name, start or model.snapshots.initial(), owner).id
         self.id = session_id
-        self._held: Held = self._sessions.acquire(session_id, self._lease_s)
+        self._held: Held = self._sessions.acquire(session_id, self._lease_s, self._key)
         if self._held.session.model != model.name:
             self._held.release()
             raise InvalidInput.at(("model",), f"the session is of {self._held.session.model}, not of {model.name}")
@@ -54,7 +62,7 @@ class KeptStream:
         self._written_s = time.monotonic()
         try:
             written = self._held.commit(snapshot)
-            held = self._sessions.acquire(self.id, self._lease_s)
+            held = self._sessions.acquire(self.id, self._lease_s, self._key)
         except Overloaded:
             log.warning("a stream could not be written; it goes on", extra={"session": self.id})
             return
@@ -74,13 +82,13 @@ class KeptStream:
     def abandon(self) -> None:
         """Let go of the session as it was; what was begun for the stream is forgotten."""
         if self.own:
-            self._sessions.delete(self.id)
+            self._sessions.delete(self.id, self._key)
         else:
             self._held.release()
 
     def end(self, snapshot: Snapshot) -> None:
         """The stream came to its end: forget what began with it, write what did not. Raises as `write` does."""
         if self.own:
-            self._sessions.delete(self.id)
+            self._sessions.delete(self.id, self._key)
         else:
             self._held.commit(snapshot)

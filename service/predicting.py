@@ -14,6 +14,7 @@ from service.engine.request import Request
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
 from service.features.types import Clip, Media, Steps
+from service.owner import ANYONE, Owner
 from service.served import ServedModel
 from service.sessions.writing import Writing
 
@@ -32,9 +33,10 @@ class Predicting(Writing[Prediction]):
         deadline: float | None,
         request_id: str,
         session_id: str | None = None,
+        owner: Owner = ANYONE,
     ) -> None:
         """Raises InvalidInput for what a session cannot be asked."""
-        super().__init__(runtime, deadline, request_id, session_id)
+        super().__init__(runtime, deadline, request_id, session_id, owner)
         if session_id is not None and options.attribution:
             raise InvalidInput.at(("attribution",), "a session has no state that went without a modality; leave it out")
         self.model, self.options = model, options
@@ -61,13 +63,13 @@ class Predicting(Writing[Prediction]):
 
     def _infer(self, clip: Clip) -> None:
         program = ClipProgram(clip, self.options.timeline, restore=self._state, capture=self.session_id is not None)
-        requests = {"": Request(self.request_id, program, self.deadline)}
+        requests = {"": Request(self.request_id, program, self.deadline, self.owner)}
         names = list(self.model.config.model.modalities)
         if self.attributed:
             for name in names:
                 rest = without(clip, names, name)
                 if rest is not None and clip.present[names.index(name)].any():
-                    requests[name] = Request(self.request_id, ClipProgram(rest), self.deadline)
+                    requests[name] = Request(self.request_id, ClipProgram(rest), self.deadline, self.owner)
         results = self.runtime.engine.submit(self.model.lane.name, list(requests.values()))
         for name, row in zip(names, clip.present, strict=True):
             counter = self.runtime.metrics.steps_total.labels(self.model.name, name, "input")

@@ -12,6 +12,7 @@ from service.codecs.prompt import PromptPart, encode_parts
 from service.engine.reading_program import Read, ReadingProgram
 from service.engine.request import Request
 from service.errors import InvalidInput
+from service.owner import ANYONE, Owner
 from service.served import GenerativeModel, media_limits
 from service.sessions.conversation import begin_with
 from service.sessions.writing import Writing
@@ -33,9 +34,15 @@ class ReadingJob(Writing[Reading]):
     """A prompt's parts on their way into a session."""
 
     def __init__(
-        self, runtime: Runtime, model: GenerativeModel, deadline: float | None, request_id: str, session_id: str
+        self,
+        runtime: Runtime,
+        model: GenerativeModel,
+        deadline: float | None,
+        request_id: str,
+        session_id: str,
+        owner: Owner = ANYONE,
     ) -> None:
-        super().__init__(runtime, deadline, request_id, session_id)
+        super().__init__(runtime, deadline, request_id, session_id, owner)
         self.model = model
 
     def start(self, prompt: Sequence[PromptPart]) -> None:
@@ -52,7 +59,7 @@ class ReadingJob(Writing[Reading]):
         return ReadingProgram(ids, state)
 
     def _infer(self, program: ReadingProgram) -> None:
-        request = Request(self.request_id, program, self.deadline)
+        request = Request(self.request_id, program, self.deadline, self.owner)
         (result,) = self.runtime.engine.submit(self.model.lane.name, [request])
         counts = Counter(map(self.model.vocabulary.modality, program.ids))
         for modality, count in counts.items():

@@ -25,8 +25,10 @@ from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
 from service.job import Job
+from service.keys.keyring import Keyring, read_keys
 from service.metrics import Metrics
 from service.models.memory import allocating
+from service.owner import ANYONE, Owner
 from service.predicting import Predicting
 from service.reading import Reading, ReadingJob
 from service.served import GenerativeModel, ServedModel, held_by, load_model
@@ -46,9 +48,13 @@ class Runtime:
     """What a process serves. Built by `start`; `submit` and `generate` may be called from any thread."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, models: Mapping[str, ServedModel | GenerativeModel]
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        models: Mapping[str, ServedModel | GenerativeModel],
+        keys: Keyring,
     ) -> None:
-        self.settings, self.metrics, self.models = settings, metrics, models
+        self.settings, self.metrics, self.models, self.keys = settings, metrics, models, keys
         self.ready = self.draining = False
         self.engine = Engine([model.lane for model in models.values()], threads=settings.threads)
         self.admission = Admission(settings.slots + settings.max_waiting)
@@ -63,10 +69,12 @@ class Runtime:
 
     @classmethod
     def start(cls, settings: Settings, metrics: Metrics) -> Runtime:
-        """Load the models, start the engine, warm the features.
+        """Read the API keys, load the models, start the engine, warm the features.
 
-        Raises ValueError where a checkpoint is unusable, OutOfMemory where its weights or slots do not fit.
+        Raises ValueError where keys or a checkpoint are unusable, OSError where they cannot be read, OutOfMemory where
+        weights or slots do not fit.
         """
+        keys = read_keys(settings.api_keys_file)
         models: dict[str, ServedModel | GenerativeModel] = {}
         for folder in settings.models:
             begun = time.monotonic()
@@ -80,7 +88,7 @@ class Runtime:
             metrics.model_info.labels(model.name).info(
                 {"architecture": model.card["architecture"], "backend": settings.backend, "dtype": model.card["dtype"]}
             )
-        runtime = cls(settings, metrics, models)
+        runtime = cls(settings, metrics, models, keys)
         runtime._account()
         runtime.engine.start()
         for model in models.values():
@@ -145,6 +153,7 @@ class Runtime:
         deadline: float | None,
         request_id: str,
         session_id: str | None = None,
+        owner: Owner = ANYONE,
     ) -> Future[Prediction]:
         """Predict one clip. Refuses at once (Draining, EngineDown, Overloaded), before anything is decoded.
 
@@ -152,7 +161,7 @@ class Runtime:
         session_id the clip's steps follow those of the session, and the session keeps the state after them.
         """
         self._check_open()
-        job = Predicting(self, model, options, deadline, request_id, session_id)
+        job = Predicting(self, model, options, deadline, request_id, session_id, owner)
         return self._admit(job, job.sequences, lambda: job.start(media, features))
 
     def advance(
@@ -165,6 +174,7 @@ class Runtime:
         alone: bool = False,
         deadline: float | None,
         request_id: str,
+        owner: Owner = ANYONE,
     ) -> Future[Result]:
         """Run a clip's steps from a state (None: the initial one) -> the head's outputs, and the state after them.
 
@@ -172,7 +182,7 @@ class Runtime:
         Refuses at once as `submit` does.
         """
         self._check_open()
-        job = Advancing(self, deadline, request_id)
+        job = Advancing(self, deadline, request_id, owner)
         program = ClipProgram(clip, read_all, restore=restore, capture=True, alone=alone)
         return self._admit(job, 1, lambda: job.start(model, program))
 
@@ -187,6 +197,7 @@ class Runtime:
         listener: Listener | None = None,
         session_id: str | None = None,
         snapshot: Snapshot | None = None,
+        owner: Owner = ANYONE,
     ) -> Future[Generation]:
         """Answer one prompt. Refuses at once as `submit` does, and with InvalidInput where `params` are at fault.
 
@@ -194,7 +205,7 @@ class Runtime:
         session_id the prompt goes on from the session, which keeps the state after the answer; with snapshot, from it.
         """
         self._check_open()
-        job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot)
+        job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot, owner)
         return self._admit(job, job.sequences, lambda: job.start(prompt))
 
     def read(
@@ -205,10 +216,11 @@ class Runtime:
         *,
         deadline: float | None,
         request_id: str,
+        owner: Owner = ANYONE,
     ) -> Future[Reading]:
         """Let a session read a prompt's parts, without an answer. Refuses at once as `submit` does."""
         self._check_open()
-        job = ReadingJob(self, model, deadline, request_id, session_id)
+        job = ReadingJob(self, model, deadline, request_id, session_id, owner)
         return self._admit(job, 1, lambda: job.start(prompt))
 
     def close(self, drain_s: float) -> None:

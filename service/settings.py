@@ -60,6 +60,10 @@ class Settings(BaseSettings):
     )
     threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; unset: one a core")
 
+    api_keys_file: Path | None = Field(
+        default=None, description="a JSON object a line, as `serpentine keys new` prints; unset: anybody may ask"
+    )
+
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one request")
     max_batch_lines: int = Field(default=1000, ge=1, description="of one POST /predict/batch")
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
@@ -82,6 +86,7 @@ class Settings(BaseSettings):
         default=256 * 2**20, ge=0, description="of states after beginnings of prompts, a model; 0 keeps none"
     )
 
+    max_sessions: int = Field(default=10_000, ge=0, description="of one API key, where its line has no other limit")
     session_ttl_s: float = Field(default=3600.0, gt=0, description="from a session's last write")
     session_bytes: int = Field(default=256 * 2**20, ge=1024, description="of sessions in this process's memory")
     session_store: str | None = Field(

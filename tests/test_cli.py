@@ -19,6 +19,7 @@ from service.codecs.prompt import AudioPart, ImagePart, TextPart
 from service.drawing import drawn
 from service.engine.prediction import Interval, ModalityReading, Prediction
 from service.errors import InvalidInput
+from service.keys.keyring import read_keys
 from service.runtime import Runtime
 from tests.checkpoints import build_checkpoint
 from tests.trio import build_trio, png, wav
@@ -298,3 +299,43 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = run(capsys, "--help")
     assert status == 0
     assert all(name in out for name in ("serve", "predict", "generate", "models", "convert"))
+
+
+def test_a_new_key_is_shown_once_and_its_line_works(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    status, line, shown = run(capsys, "keys", "new", "alice")
+    assert status == 0
+    secret = shown.split()[-1]
+    assert secret not in line
+    path = tmp_path / "keys.jsonl"
+    path.write_text(line)
+    found = read_keys(path).find(secret)
+    assert found is not None
+    assert found.name == "alice"
+    assert run(capsys, "keys", "new", "a b")[0] == 2
+
+
+def test_keys_that_cannot_be_used_fail_at_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.jsonl"
+    monkeypatch.setenv("SERPENTINE_API_KEYS_FILE", str(path))
+    assert run(capsys, "serve", "--port", "0")[0] == 2
+    path.write_text("open sesame")
+    status, _, said = run(capsys, "serve", "--port", "0")
+    assert status == 2
+    assert "line 1" in said
+    assert "sesame" not in said
+
+
+@pytest.mark.parametrize(("host", "warned"), [("0.0.0.0", True), ("127.0.0.1", False)])
+def test_an_open_service_beyond_this_machine_is_warned_of(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_checkpoint: Path,
+    host: str,
+    warned: bool,
+) -> None:
+    monkeypatch.setattr("service.cli.Server.run", lambda self, sockets: self.runtime.close(0))
+    status, _, said = run(capsys, "serve", "--model", tiny_checkpoint, "--host", host, "--port", "0")
+    assert status == 0
+    assert ("no API keys are configured" in said) == warned

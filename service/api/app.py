@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from service.api.context import Edge, Gate
 from service.api.generate import generate_router
 from service.api.health import health_router
+from service.api.keys import KeyMiddleware
 from service.api.metrics import metrics_router
 from service.api.middleware import RequestMiddleware
 from service.api.models import models_router
@@ -57,5 +58,6 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
         app.include_router(make_router(edge))
     install_problems(app, runtime.metrics)
     install_openapi(app)
-    app.add_middleware(RequestMiddleware, edge=edge)
+    app.add_middleware(KeyMiddleware, edge=edge)
+    app.add_middleware(RequestMiddleware, edge=edge)  # around it: what is refused has an id and a log line too
     return app

@@ -8,14 +8,16 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
 from service.errors import Draining, InvalidInput
+from service.keys.quotas import Usage
+from service.owner import ANYONE, Owner
 from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel
 
@@ -74,10 +76,17 @@ class Edge:
 
 @dataclass(frozen=True)
 class Caller:
-    """A request's identity: its id, and the monotonic second at which it arrived."""
+    """A request's identity.
+
+    arrived  the monotonic second
+    owner    on whose behalf it runs
+    usage    of that owner's quotas, where there are any
+    """
 
     id: str
     arrived: float
+    owner: Owner = ANYONE
+    usage: Usage | None = None
 
     @classmethod
     def enter(cls, scope: Scope) -> Caller:
@@ -88,10 +97,14 @@ class Caller:
         return caller
 
     @classmethod
-    def of(cls, request: Request) -> Caller:
-        """Who sent this request."""
-        caller: Caller = request.scope[_SCOPE_KEY]
+    def of(cls, request: HTTPConnection | Scope) -> Caller:
+        """Who sent this request, or opened this socket."""
+        caller: Caller = (request.scope if isinstance(request, HTTPConnection) else request)[_SCOPE_KEY]
         return caller
+
+    def belongs_to(self, scope: Scope, owner: Owner, usage: Usage | None) -> None:
+        """Say on whose behalf the request runs."""
+        scope[_SCOPE_KEY] = replace(self, owner=owner, usage=usage)
 
 
 def make_id(path: str) -> str:

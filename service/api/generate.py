@@ -36,8 +36,8 @@ def generate_router(edge: Edge) -> APIRouter:
         budget_ms = header_deadline_ms(request, settings)
         call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.body.deadline_ms, settings)
-        origin = await until(deadline, origin_of(edge, call.body))
-        generating = _Generating(edge, call, origin, deadline, caller.id)
+        origin = await until(deadline, origin_of(edge, call.body, caller.owner.key))
+        generating = _Generating(edge, call, origin, deadline, caller)
         if not call.body.stream:
             return Response(await unless_gone(request, generating.whole()), media_type=JSON)
         stream = GenerationStream(edge, generating.answering, deadline)
@@ -58,13 +58,14 @@ async def _read(edge: Edge, request: Request) -> GenerateRequest:
 class _Generating:
     """One request, checked against its model and not yet submitted."""
 
-    def __init__(self, edge: Edge, call: GenerateRequest, origin: Origin, deadline: float, call_id: str) -> None:
+    def __init__(self, edge: Edge, call: GenerateRequest, origin: Origin, deadline: float, caller: Caller) -> None:
         """Raises InvalidInput."""
         self.edge, self.call, self.origin, self.deadline = edge, call, origin, deadline
+        self.owner = caller.owner
         self.model = origin.model
         config = self.model.config
         params = sampling_of(call.body, config, edge.runtime.settings.max_tokens)
-        self.answering = Answering(call_id, config, self.model.codecs, params, call.body.tokens)
+        self.answering = Answering(caller.id, config, self.model.codecs, params, call.body.tokens)
 
     def submit(self, listener: Listener | None = None) -> Future[Generation]:
         """Start. Raises what refuses work: Overloaded, Draining, EngineDown, DeadlineExceeded."""
@@ -79,6 +80,7 @@ class _Generating:
             listener=listener,
             session_id=self.call.body.session_id,
             snapshot=self.origin.snapshot,
+            owner=self.owner,
         )
 
     async def whole(self) -> bytes:

@@ -26,10 +26,13 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its arrival to its last byte."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         caller = Caller.enter(scope)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+            return
         token = request_id.set(caller.id)
         status = 0  # until the response starts
 

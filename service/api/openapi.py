@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.responses import Response
 
 from service.api import generate_schemas, schemas, session_schemas
+from service.api.keys import OPEN
 from service.api.problems import MEDIA_TYPE
 from service.api.sse import EVENT_STREAM
 from service.served import GenerativeModel, ServedModel
@@ -52,6 +53,10 @@ _BINARY = {"type": "string", "format": "binary"}
 _REFUSALS = (400, 404, 413, 415, 422, 503, 504)
 _WRITES = (409,)  # that a state of another model, or a session in use, is refused with
 _REQUEST_ID = {"X-Request-Id": {"description": "The client's, or a new one.", "schema": {"type": "string"}}}
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _HEADERS = [
     {
         "name": "X-Deadline-Ms",
@@ -65,6 +70,12 @@ _HEADERS = [
         "in": "header",
         "description": "Names the request in the answer and in the logs, if it is 1 to 128 of A-Z a-z 0-9 . _ -",
         "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Priority",
+        "in": "header",
+        "description": "At most the key's own priority, which it is without this header.",
+        "schema": {"enum": ["interactive", "batch"]},
     },
 ]
 
@@ -141,7 +152,7 @@ def generate_docs(model: GenerativeModel | None) -> dict[str, Any]:
     samples = {} if model is None else _samples(generate_examples(model))
     answer = {
         JSON: {"schema": _ref(generate_schemas.GenerationOut)},
-        EVENT_STREAM: {"schema": {"type": "string", "description": _EVENTS}},
+        EVENT_STREAM: {"schema": {"description": _EVENTS}},  # without a type: tools differ in what the value is
     }
     refusals = (*_REFUSALS, *_WRITES)
     return _docs(answer, refusals, {JSON: {"schema": _ref(generate_schemas.GenerateBody), "examples": samples}})
@@ -200,6 +211,11 @@ def install_openapi(app: FastAPI) -> None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema([(model, "validation") for model in _COMPONENTS], ref_template=_REF)
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            document["components"]["securitySchemes"] = _SECURITY
+            for path, methods in document["paths"].items():
+                for operation in methods.values() if path not in OPEN else ():
+                    operation["security"] = [{name: []} for name in _SECURITY] + [{}]  # {}: where none are configured
+                    operation["responses"] |= {str(status): _refusal(status) for status in (401, 429)}
             app.openapi_schema = document
         return app.openapi_schema
 
@@ -210,15 +226,19 @@ def _docs(answer: dict[str, Any], refusals: tuple[int, ...], content: dict[str, 
     """Keyword arguments of a route."""
     responses: dict[int | str, Any] = {200: {"description": "OK", "content": answer, "headers": _REQUEST_ID}}
     for status in (*refusals, 500):
-        responses[status] = {
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
-            "headers": _REQUEST_ID,
-        }
+        responses[status] = _refusal(status)
     extra: dict[str, Any] = {}
     if content is not None:
         extra = {"parameters": _HEADERS, "requestBody": {"required": True, "content": content}}
     return {"responses": responses, "response_class": Response, "openapi_extra": extra}
+
+
+def _refusal(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {MEDIA_TYPE: {"schema": _ref(schemas.Problem)}},
+        "headers": _REQUEST_ID,
+    }
 
 
 def _samples(values: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -25,13 +25,13 @@ class Origin:
     snapshot: Snapshot | None = None
 
 
-async def origin_of(edge: Edge, body: GenerateBody) -> Origin:
+async def origin_of(edge: Edge, body: GenerateBody, key: str) -> Origin:
     """Of a generation. Raises NotFound, InvalidInput, SessionConflict, Overloaded."""
     runtime = edge.runtime
     if body.session_id is not None and body.snapshot is not None:
         raise InvalidInput.at(("snapshot",), "a session has its own state; send session_id or snapshot")
     if body.session_id is not None:
-        session = await session_of(edge, body.session_id)
+        session = await session_of(edge, body.session_id, key)
         return Origin(runtime.model(named(session, body.model), "generation"))
     if body.snapshot is None:
         return Origin(runtime.model(body.model, "generation"))
@@ -39,12 +39,12 @@ async def origin_of(edge: Edge, body: GenerateBody) -> Origin:
     return Origin(runtime.model(model.name, "generation"), snapshot)
 
 
-async def session_of(edge: Edge, id: str) -> Session:
-    """The session of that id as it was last written. Raises NotFound, SessionConflict, Overloaded."""
+async def session_of(edge: Edge, id: str, key: str) -> Session:
+    """A key's session of that id as it was last written. Raises NotFound, SessionConflict, Overloaded."""
     if not _ID.fullmatch(id):
         raise no_session(id)
     sessions = edge.runtime.sessions
-    return sessions.show(id) if sessions.store is None else await edge.apart(sessions.show, id)
+    return sessions.show(id, key) if sessions.store is None else await edge.apart(sessions.show, id, key)
 
 
 def named(session: Session, model: str | None) -> str:

@@ -24,6 +24,7 @@ from service.api.waiting import deadline_of, header_deadline_ms, last_moment, re
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import DeadlineExceeded, InvalidInput, ServiceError, TooLarge
 from service.logs import request_id
+from service.owner import Owner
 from service.served import ServedModel
 from service.sessions.session import Session
 
@@ -46,7 +47,7 @@ def predict_router(edge: Edge) -> APIRouter:
         budget_ms = header_deadline_ms(request, settings)
         call = await until(last_moment(caller.arrived, budget_ms, settings), read_clip(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.options.deadline_ms, settings)
-        answer = await unless_gone(request, answer_clip(edge, call, deadline, caller.id))
+        answer = await unless_gone(request, answer_clip(edge, call, deadline, caller.id, caller.owner))
         return Response(answer, media_type=JSON)
 
     @router.post("/predict/batch", **batch_docs(model))
@@ -81,7 +82,7 @@ async def read_clip(edge: Edge, request: Request) -> PredictRequest:
 
 
 async def answer_clip(
-    edge: Edge, call: PredictRequest, deadline: float, call_id: str, session: Session | None = None
+    edge: Edge, call: PredictRequest, deadline: float, call_id: str, owner: Owner, session: Session | None = None
 ) -> bytes:
     """Submit and wait -> the JSON of the prediction. Where the waiting ends early, the engine's work is cancelled.
 
@@ -99,6 +100,7 @@ async def answer_clip(
         deadline=deadline,
         request_id=call_id,
         session_id=None if session is None else session.id,
+        owner=owner,
     )
     prediction = await until(deadline, result(future))
     return await edge.offload(POINT_BYTES * len(prediction.timeline or ()), _json, prediction, call_id)
@@ -149,7 +151,8 @@ class _Batch:
         try:
             call = await self.edge.offload(len(line), from_json, line)
             deadline = deadline_of(start, None, call.options.deadline_ms, self.edge.runtime.settings)
-            answer = await answer_clip(self.edge, call, min(deadline, self.end or deadline), call_id)
+            deadline = min(deadline, self.end or deadline)
+            answer = await answer_clip(self.edge, call, deadline, call_id, self.caller.owner)
         except Exception as error:
             if not isinstance(error, ServiceError):
                 log.exception("unexpected error")

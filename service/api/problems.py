@@ -37,6 +37,8 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
     headers = {}
     if error.retry_after_s is not None or error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="serpentine"'
     return _response(error.status, problem(error, request_id), headers)
 
 

@@ -21,6 +21,7 @@ from service.api.session_schemas import SessionBody, SessionOut, SessionPrompt
 from service.api.waiting import deadline_of, header_deadline_ms, last_moment, result, unless_gone, until
 from service.codecs.prompt import PromptPart
 from service.errors import InvalidInput
+from service.owner import Owner
 from service.served import GenerativeModel, ServedModel
 from service.sessions.session import Session
 
@@ -37,13 +38,13 @@ def sessions_router(edge: Edge) -> APIRouter:
         end = last_moment(caller.arrived, header_deadline_ms(request, settings), settings)
         kind = media_type(request, JSON, SAFETENSORS)
         body = await until(end, read_body(request, settings.max_body_bytes))
-        session = await until(end, _create(edge, body, kind))
+        session = await until(end, _create(edge, body, kind, caller.owner))
         return _json(_shown(edge, session))
 
     @router.get("/{id}", **json_docs(SessionOut, 404, 409, 503))
-    async def show(id: str) -> Response:
+    async def show(id: str, request: Request) -> Response:
         """A session as it was last written."""
-        return _json(_shown(edge, await session_of(edge, id)))
+        return _json(_shown(edge, await session_of(edge, id, Caller.of(request).owner.key)))
 
     @router.post("/{id}/steps", **steps_docs())
     async def steps(id: str, request: Request) -> Response:
@@ -55,39 +56,39 @@ def sessions_router(edge: Edge) -> APIRouter:
         caller, settings = Caller.of(request), edge.runtime.settings
         budget_ms = header_deadline_ms(request, settings)
         end = last_moment(caller.arrived, budget_ms, settings)
-        session = await until(end, session_of(edge, id))
+        session = await until(end, session_of(edge, id, caller.owner.key))
         model = edge.runtime.served(session.model)
         if isinstance(model, ServedModel):
             call = await until(end, read_clip(edge, request))
             named(session, call.options.model)
             deadline = deadline_of(caller.arrived, budget_ms, call.options.deadline_ms, settings)
-            answer = answer_clip(edge, call, deadline, caller.id, session)
+            answer = answer_clip(edge, call, deadline, caller.id, caller.owner, session)
             return Response(await unless_gone(request, answer), media_type=JSON)
         body, parts = await until(end, _read_prompt(edge, request))
         named(session, body.model)
         deadline = deadline_of(caller.arrived, budget_ms, body.deadline_ms, settings)
-        return _json(
-            await unless_gone(request, until(deadline, _read(edge, model, session, parts, deadline, caller.id)))
-        )
+        reading = _read(edge, model, session, parts, deadline, caller)
+        return _json(await unless_gone(request, until(deadline, reading)))
 
     @router.get("/{id}/snapshot", **snapshot_docs())
-    async def snapshot(id: str) -> Response:
+    async def snapshot(id: str, request: Request) -> Response:
         """The session's whole state, of a size that does not grow, to be kept and restored on any replica."""
-        session = await session_of(edge, id)
+        session = await session_of(edge, id, Caller.of(request).owner.key)
         data = edge.runtime.served(session.model).snapshots.dump(session.snapshot)
         return Response(data, media_type=SAFETENSORS)
 
     @router.delete("/{id}", **gone_docs())
-    async def delete(id: str) -> Response:
+    async def delete(id: str, request: Request) -> Response:
         """Forget a session."""
-        await session_of(edge, id)
-        await edge.apart(edge.runtime.sessions.delete, id)
+        key = Caller.of(request).owner.key
+        await session_of(edge, id, key)
+        await edge.apart(edge.runtime.sessions.delete, id, key)
         return Response(status_code=204)
 
     return router
 
 
-async def _create(edge: Edge, body: bytes, kind: str) -> Session:
+async def _create(edge: Edge, body: bytes, kind: str, owner: Owner) -> Session:
     runtime = edge.runtime
     asked = SessionBody() if kind == SAFETENSORS else await edge.offload(len(body), _session_body, body)
     data = body if kind == SAFETENSORS else None
@@ -96,7 +97,7 @@ async def _create(edge: Edge, body: bytes, kind: str) -> Session:
     if asked.fork_of is not None:
         if data is not None:
             raise InvalidInput.at(("fork_of",), "a session begins from one state; send fork_of or snapshot")
-        other = await session_of(edge, asked.fork_of)
+        other = await session_of(edge, asked.fork_of, owner.key)
         name, state = named(other, asked.model), other.snapshot
     elif data is not None:
         model, state = await edge.offload(len(data), snapshot_from, runtime, data, asked.model)
@@ -104,7 +105,7 @@ async def _create(edge: Edge, body: bytes, kind: str) -> Session:
     else:
         model = next(iter(runtime.models.values())) if asked.model is None else runtime.served(asked.model)
         name, state = model.name, model.snapshots.initial()
-    return await edge.apart(runtime.sessions.create, name, state)
+    return await edge.apart(runtime.sessions.create, name, state, owner)
 
 
 def _session_body(body: bytes) -> SessionBody:
@@ -131,11 +132,12 @@ def _prompt(body: bytes, max_media_bytes: int) -> tuple[SessionPrompt, tuple[Pro
 
 
 async def _read(
-    edge: Edge, model: GenerativeModel, session: Session, parts: tuple[PromptPart, ...], deadline: float, call_id: str
+    edge: Edge, model: GenerativeModel, session: Session, parts: tuple[PromptPart, ...], deadline: float, caller: Caller
 ) -> dict[str, Any]:
-    read = await result(edge.runtime.read(model, parts, session.id, deadline=deadline, request_id=call_id))
+    future = edge.runtime.read(model, parts, session.id, deadline=deadline, request_id=caller.id, owner=caller.owner)
+    read = await result(future)
     return {
-        "id": call_id,
+        "id": caller.id,
         "session_id": session.id,
         "usage": {"prompt_tokens": read.prompt_tokens},
         "timing_ms": {"queue": round(1e3 * read.queue_s, 3), "inference": round(1e3 * read.inference_s, 3)},

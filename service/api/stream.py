@@ -7,6 +7,7 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -15,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.api.bodies import parse_base64
 from service.api.context import Caller, Edge
+from service.api.keys import subprotocol
 from service.api.problems import count, problem, problem_response, unexpected
 from service.api.stream_messages import (
     EndSegment,
@@ -33,12 +35,14 @@ from service.errors import (
     EngineDown,
     InvalidInput,
     Overloaded,
+    RateLimited,
     ServiceError,
 )
 from service.features.incremental import Frame
 from service.live import LiveOptions, LiveSession
 from service.live_keeping import KeptStream
 from service.logs import request_id
+from service.owner import Owner
 from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -52,10 +56,10 @@ def stream_router(edge: Edge) -> APIRouter:
 
     @router.websocket("/predict/stream")
     async def stream(websocket: WebSocket) -> None:
-        caller = Caller.enter(websocket.scope)
+        caller = Caller.of(websocket)
         token = request_id.set(caller.id)
         try:
-            await _Stream(edge, websocket, caller.id).serve()
+            await _Stream(edge, websocket, caller).serve()
         finally:
             request_id.reset(token)
 
@@ -77,8 +81,8 @@ class _Stream:
     done      nothing of it is left to be written
     """
 
-    def __init__(self, edge: Edge, websocket: WebSocket, id: str) -> None:
-        self.edge, self.websocket, self.id = edge, websocket, id
+    def __init__(self, edge: Edge, websocket: WebSocket, caller: Caller) -> None:
+        self.edge, self.websocket, self.caller, self.id = edge, websocket, caller, caller.id
         self.settings, self.metrics = edge.runtime.settings, edge.runtime.metrics
         self.messages, self.done = 0, False
 
@@ -99,7 +103,8 @@ class _Stream:
         gate.running += 1  # a shutdown waits until it is told
         begun = time.monotonic()
         try:
-            await self.websocket.accept(headers=[(b"x-request-id", self.id.encode())])
+            headers = [(b"x-request-id", self.id.encode())]
+            await self.websocket.accept(subprotocol(self.websocket), headers)
             await self._talk()
         except _Closed as closed:
             await self._close(closed)
@@ -137,12 +142,16 @@ class _Stream:
         if message.get("text") is None:
             raise BadRequest("the first message must be session.start, in JSON")
         start = await self.edge.offload(len(message["text"]), read_start, message["text"])
-        return await self.edge.apart(_open, self.edge.runtime, start)
+        return await self.edge.apart(_open, self.edge.runtime, start, self.caller.owner)
 
     async def _message(self, session: LiveSession, kept: KeptStream) -> None:
         """Read a message and answer it."""
         try:
+            await self._pay()
             message = await self._receive()
+        except RateLimited as error:
+            await self._fail(error, message=self.messages)
+            raise _Closed(LATER, error.code) from None
         except Draining as error:
             snapshot = await self.edge.apart(_dumped, session)
             await self._leave(session, kept)  # first, so that its client finds the session free
@@ -211,6 +220,17 @@ class _Stream:
         for one in measured:
             await self._send(measurement(one))
 
+    async def _pay(self) -> None:
+        """Wait while the key owes steps; its client is not read meanwhile. Raises RateLimited where it takes long."""
+        usage = self.caller.usage
+        if usage is None or (owing_s := usage.owing_s) == 0:
+            return
+        if owing_s > self.settings.stream_idle_s:
+            raise RateLimited("the key is over its quota of steps a minute", retry_after_s=owing_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(owing_s):
+                await self.edge.gate.closing.wait()
+
     async def _receive(self) -> Mapping[str, Any]:
         """The next message. Raises WebSocketDisconnect, DeadlineExceeded after idle time, Draining on shutdown."""
         self.edge.gate.admit()  # who sends without a pause is told too
@@ -252,13 +272,13 @@ class _Stream:
             log.info("a stream's client was gone before it was told", extra={"reason": closed.reason})
 
 
-def _open(runtime: Runtime, start: Start) -> tuple[LiveSession, KeptStream]:
+def _open(runtime: Runtime, start: Start, owner: Owner) -> tuple[LiveSession, KeptStream]:
     """Begin or take up a session. Waits for the store. Raises ServiceError."""
     name = start.model
     if start.session_id is not None:
         if start.snapshot is not None:
             raise InvalidInput.at(("snapshot",), "session_id and snapshot came; a session goes on from one of them")
-        name = name or runtime.sessions.show(start.session_id).model
+        name = name or runtime.sessions.show(start.session_id, owner.key).model
     model, settings = runtime.model(name), runtime.settings
     hz = model.extractor.spec.clock.hz
     if start.timeline_hz is not None and (hz is None or start.timeline_hz > hz):
@@ -272,9 +292,9 @@ def _open(runtime: Runtime, start: Start) -> tuple[LiveSession, KeptStream]:
     snapshot = None
     if start.snapshot is not None:
         snapshot = model.snapshots.load(parse_base64(start.snapshot, ("snapshot",)))
-    kept = KeptStream(runtime, model, start.session_id, snapshot)
+    kept = KeptStream(runtime, model, start.session_id, snapshot, owner)
     try:
-        return LiveSession(runtime, model, options, kept.id, kept.state), kept
+        return LiveSession(runtime, model, options, kept.id, kept.state, owner), kept
     except BaseException:
         kept.abandon()
         raise

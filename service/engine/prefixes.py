@@ -2,7 +2,7 @@
 
 A state is left after each part of a prompt, after every so many tokens, before and after the last token, and where
 earlier prompts went another way, once two have done so. It is found by the hash of the tokens before it, the longest
-first. Beyond its budget the cache forgets those that were not used for longest.
+first, among those of the same API key only. Beyond its budget the cache forgets those that were not used for longest.
 """
 
 from __future__ import annotations
@@ -39,33 +39,35 @@ class PrefixCache:
         self._lock = threading.Lock()
         self._states: OrderedDict[bytes, tuple[int, Snapshot]] = OrderedDict()  # the least recently used first
         self._lengths: Counter[int] = Counter()
-        self._recent: deque[Ids] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[str, Ids]] = deque(maxlen=RECENT)
         self._partings: OrderedDict[bytes, None] = OrderedDict()
         self._forgotten: OrderedDict[bytes, None] = OrderedDict()
 
-    def plan(self, prompt: Sequence[int], borders: Iterable[int] = ()) -> Prefixes:
-        """What a prompt may begin from and what it leaves. borders: tokens up to the end of each of its parts."""
+    def plan(self, prompt: Sequence[int], borders: Iterable[int] = (), key: str = "") -> Prefixes:
+        """What a key's prompt may begin from and what it leaves. borders: tokens up to the end of each of its parts."""
         ids = np.asarray(prompt, np.int64)
         if self.budget_bytes == 0 or len(ids) < 2:
-            return Prefixes(self, ids, {})
+            return Prefixes(self, ids, {}, key)
         between = sorted({place for place in borders if 2 <= place < len(ids)})
         places = {*between[:END_BORDERS], *between[-END_BORDERS:]}
         places |= {*range(self.every, len(ids), self.every), len(ids) - 1, len(ids)}
         with self._lock:
-            recent = list(self._recent)
-            self._recent.append(ids)
-        partings = _digests(ids, {n for n in (_shared(ids, other) for other in recent) if LEAST_SHARED <= n < len(ids)})
+            recent = [other for owner, other in self._recent if owner == key]
+            self._recent.append((key, ids))
+        partings = _digests(
+            key, ids, {n for n in (_shared(ids, other) for other in recent) if LEAST_SHARED <= n < len(ids)}
+        )
         with self._lock:
             seen = [length for length, digest in partings.items() if digest in self._partings]
             for digest in partings.values():
                 _remember(self._partings, digest)
-        return Prefixes(self, ids, _digests(ids, places.union(seen[-MOST_PARTINGS:])))
+        return Prefixes(self, ids, _digests(key, ids, places.union(seen[-MOST_PARTINGS:])), key)
 
     def find(self, prefixes: Prefixes) -> tuple[int, Snapshot] | None:
         """See `Prefixes.find`."""
         ids = prefixes.ids
         with self._lock:
-            known = _digests(ids, [length for length in self._lengths if length < len(ids)])
+            known = _digests(prefixes.key, ids, [length for length in self._lengths if length < len(ids)])
             for digest in reversed(known.values()):
                 if digest in self._states:
                     self._states.move_to_end(digest)
@@ -107,7 +109,11 @@ class PrefixCache:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """One prompt's dealings with the cache. ids [tokens]; places: {tokens: hash} at which it leaves a state, ascending.
+    """One prompt's dealings with the cache.
+
+    ids     [tokens]
+    places  {tokens: hash} at which it leaves a state, ascending
+    key     the name of the API key that it came with
 
     Places run up to the whole prompt; what is found is shorter than it.
     """
@@ -115,6 +121,7 @@ class Prefixes:
     cache: PrefixCache
     ids: Ids
     places: Mapping[int, bytes]
+    key: str = ""
 
     def find(self) -> tuple[int, Snapshot] | None:
         """(tokens, state) of the longest beginning that is known and leaves at least one token to be read."""
@@ -125,9 +132,10 @@ class Prefixes:
         self.cache.keep(self.places[tokens], tokens, snapshot)
 
 
-def _digests(ids: Ids, lengths: Iterable[int]) -> dict[int, bytes]:
-    """The hash of the first tokens of each length, ascending."""
-    digest, digests, done = hashlib.blake2b(digest_size=32), {}, 0
+def _digests(key: str, ids: Ids, lengths: Iterable[int]) -> dict[int, bytes]:
+    """The hash of a key's name and the first tokens of each length, ascending."""
+    digest, digests, done = hashlib.blake2b(key.encode(), digest_size=32, person=b"prefix"), {}, 0
+    digest.update(len(key).to_bytes(8, "little"))
     for length in sorted(lengths):
         digest.update(ids[done:length].tobytes())
         digests[length], done = digest.copy().digest(), length

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from service.engine.snapshots import Snapshot
 from service.errors import Internal
+from service.owner import ANYONE, Owner
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -78,12 +79,14 @@ class Request(Generic[R]):
 
     id        of the client's request, for the logs
     deadline  time.monotonic() seconds, or None
+    owner     on whose behalf
     future    resolves to the program's result or a ServiceError; cancelling it retires the request within a step
     """
 
     id: str
     program: Program[R]
     deadline: float | None = None
+    owner: Owner = ANYONE
     future: Future[R] = field(default_factory=Future)
     submitted_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None

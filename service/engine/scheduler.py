@@ -74,6 +74,8 @@ class Scheduler:
     def deliver(self, batch: Batch, outputs: Sequence[Any]) -> dict[Request[Any], Exception]:
         """Hand each work's output to its program; -> the requests that it failed, which have been answered."""
         failed: dict[Request[Any], Exception] = {}
+        for work in batch.works:
+            work.request.owner.spend(work.steps)
         for work, output in zip(batch.works, outputs, strict=True):
             if work.request in failed:
                 continue

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from service.engine.prefixes import TIER
 from service.metrics import Metrics
-from service.sessions.session import Session, no_session, overtaken, two_writers
+from service.owner import Owner
+from service.sessions.session import Session, no_session, overtaken, too_many, two_writers
 
 
 @dataclass
@@ -31,6 +32,7 @@ class LocalSessions:
         self.used_bytes = 0
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._count: Counter[str] = Counter()
+        self._of_key: Counter[str] = Counter()
 
     def put(self, session: Session) -> None:
         """Keep a session, new or replaced."""
@@ -62,9 +64,17 @@ class LocalSessions:
             self._observe(entry.session, -1)
         return entry is not None
 
-    def acquire(self, id: str, lease_s: float) -> int:
+    def check_room(self, owner: Owner) -> None:
+        """Raises RateLimited where the owner's sessions are as many as may be."""
+        if owner.max_sessions is not None and self._of_key[owner.key] >= owner.max_sessions:
+            self._drop_expired()
+            if self._of_key[owner.key] >= owner.max_sessions:
+                raise too_many(owner.key, owner.max_sessions)
+
+    def acquire(self, id: str, lease_s: float, key: str) -> int:
         """As `Store.acquire`."""
-        if self.get(id) is None:
+        session = self.get(id)
+        if session is None or session.key != key:
             raise no_session(id)
         entry, now = self._entries[id], time.monotonic()
         if entry.leased_until > now:
@@ -102,8 +112,16 @@ class LocalSessions:
                 if not expired:
                     self.metrics.snapshot_evictions_total.labels(entry.session.model, TIER).inc()
 
+    def _drop_expired(self) -> None:
+        for id in list(self._entries):
+            if self.get(id) is not None:
+                return  # those that follow expire later
+
     def _observe(self, session: Session, sign: int) -> None:
         self.used_bytes += sign * session.snapshot.bytes
         self._count[session.model] += sign
+        self._of_key[session.key] += sign
+        if not self._of_key[session.key]:
+            del self._of_key[session.key]
         self.metrics.sessions.labels(session.model, TIER).set(self._count[session.model])
         self.metrics.snapshot_bytes.labels(session.model, TIER).inc(sign * session.snapshot.bytes)

@@ -1,12 +1,14 @@
 """Sessions in Redis: a hash a session, and a key for its lease, both under one hash tag and changed by scripts.
 
-serpentine:{id}         model, created_at, expires_at, version, fence, data; expires with the session
+serpentine:{id}         model, key, created_at, expires_at, version, fence, data; expires with the session
 serpentine:{id}:lease   the fence of the writer; expires with its lease
+serpentine:of:KEY       the ids of an API key's sessions, by when they expire
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -15,14 +17,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.errors import Overloaded
-from service.sessions.session import Stored, no_session, overtaken, two_writers
+from service.sessions.session import Stored, no_session, overtaken, too_many, two_writers
 
 TIMEOUT_S = 2.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _ACQUIRE = """
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
+if redis.call('HGET', KEYS[1], 'key') ~= ARGV[2] then return -1 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return -2 end
 local fence = redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('SET', KEYS[2], fence, 'PX', ARGV[1])
@@ -36,8 +38,15 @@ redis.call('PEXPIREAT', KEYS[1], ARGV[4])
 redis.call('DEL', KEYS[2])
 return redis.call('HINCRBY', KEYS[1], 'version', 1)
 """
+_COUNT = """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[1])
+if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return -2 end
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
+redis.call('EXPIREAT', KEYS[1], math.ceil(ARGV[3]) + 1)
+return 0
+"""
 _RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
-_FIELDS = ("model", "version", "created_at", "expires_at")
+_FIELDS = ("model", "version", "created_at", "expires_at", "key")
 _GONE, _REFUSED = -1, -2
 
 
@@ -64,11 +73,15 @@ class RedisStore:
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again
         )
         self._acquire, self._write, self._release = map(self._redis.register_script, (_ACQUIRE, _WRITE, _RELEASE))
+        self._count = self._redis.register_script(_COUNT)
 
     @_answers
-    def create(self, id: str, stored: Stored) -> None:
+    def create(self, id: str, stored: Stored, most: int | None = None) -> None:
         """See `Store`."""
         key, _ = _keys(id)
+        if self._counted(id, stored.key, stored.expires_at, most) == _REFUSED:
+            assert most is not None
+            raise too_many(stored.key, most)
         fields = {name: str(getattr(stored, name)) for name in _FIELDS} | {"fence": 0, "data": stored.data or b""}
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(key, mapping=fields)
@@ -85,13 +98,13 @@ class RedisStore:
             *fields, data = self._redis.hmget(key, (*_FIELDS, "data"))  # at once: of one version
         if None in fields:
             raise no_session(id)
-        model, version, created_at, expires_at = fields
-        return Stored(model.decode(), int(version), float(created_at), float(expires_at), data)
+        model, version, created_at, expires_at, owner = fields
+        return Stored(model.decode(), int(version), float(created_at), float(expires_at), data, owner.decode())
 
     @_answers
-    def acquire(self, id: str, lease_s: float) -> int:
+    def acquire(self, id: str, lease_s: float, key: str) -> int:
         """See `Store`."""
-        fence = int(self._acquire(keys=_keys(id), args=[max(1, round(1000 * lease_s))]))
+        fence = int(self._acquire(keys=_keys(id), args=[max(1, round(1000 * lease_s)), key]))
         if fence == _GONE:
             raise no_session(id)
         if fence == _REFUSED:
@@ -99,13 +112,14 @@ class RedisStore:
         return fence
 
     @_answers
-    def write(self, id: str, fence: int, data: bytes, expires_at: float) -> int:
+    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str) -> int:
         """See `Store`."""
         version = int(self._write(keys=_keys(id), args=[fence, data, expires_at, _milliseconds(expires_at)]))
         if version == _GONE:
             raise no_session(id)
         if version == _REFUSED:
             raise overtaken(id)
+        self._counted(id, key, expires_at)
         return version
 
     @_answers
@@ -114,10 +128,11 @@ class RedisStore:
         self._release(keys=_keys(id), args=[fence])
 
     @_answers
-    def delete(self, id: str) -> None:
+    def delete(self, id: str, key: str) -> None:
         """See `Store`."""
-        key, lease = _keys(id)
-        found, _ = self._redis.delete(key), self._redis.delete(lease)
+        session, lease = _keys(id)
+        found, _ = self._redis.delete(session), self._redis.delete(lease)
+        self._redis.zrem(_sessions_of(key), id)
         if not found:
             raise no_session(id)
 
@@ -125,10 +140,19 @@ class RedisStore:
         """See `Store`."""
         self._redis.close()
 
+    def _counted(self, id: str, key: str, expires_at: float, most: int | None = None) -> int:
+        """Count a session among its key's, until it expires; _REFUSED where they are as many as may be."""
+        args = [time.time(), "" if most is None else most, expires_at, id]
+        return int(self._count(keys=[_sessions_of(key)], args=args))
+
 
 def _keys(id: str) -> list[str]:
     key = f"serpentine:{{{id}}}"
     return [key, f"{key}:lease"]
+
+
+def _sessions_of(key: str) -> str:
+    return f"serpentine:of:{key}"
 
 
 def _milliseconds(at: float) -> int:

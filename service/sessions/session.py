@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from service.engine.snapshots import Snapshot
-from service.errors import NotFound, SessionConflict
+from service.errors import NotFound, RateLimited, SessionConflict
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Session:
     """A session as it stands. It changes by being replaced.
 
     version    how often it was written; times in seconds since 1970
+    key        the name of the API key that it belongs to; empty where none are configured
     """
 
     id: str
@@ -24,6 +25,7 @@ class Session:
     version: int
     created_at: float
     expires_at: float
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Stored:
     created_at: float
     expires_at: float
     data: bytes | None
+    key: str = ""
 
 
 class Store(Protocol):
@@ -45,23 +48,23 @@ class Store(Protocol):
     Each method raises Overloaded where the store does not answer.
     """
 
-    def create(self, id: str, stored: Stored) -> None:
-        """Keep a new session until it expires."""
+    def create(self, id: str, stored: Stored, most: int | None = None) -> None:
+        """Keep a new session until it expires. Raises RateLimited where its key has `most` already."""
 
     def read(self, id: str, known_version: int | None = None) -> Stored:
         """The session; without data where its version is the known one. Raises NotFound."""
 
-    def acquire(self, id: str, lease_s: float) -> int:
-        """Take the lease for some seconds -> its fence. Raises NotFound, SessionConflict."""
+    def acquire(self, id: str, lease_s: float, key: str) -> int:
+        """Take the lease of one's own session for some seconds -> its fence. Raises NotFound, SessionConflict."""
 
-    def write(self, id: str, fence: int, data: bytes, expires_at: float) -> int:
+    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str) -> int:
         """Replace the data and end the lease -> the new version. Raises NotFound, SessionConflict."""
 
     def release(self, id: str, fence: int) -> None:
         """End the lease, if it is still this one."""
 
-    def delete(self, id: str) -> None:
-        """Forget a session. Raises NotFound."""
+    def delete(self, id: str, key: str) -> None:
+        """Forget a session, one's own. Raises NotFound."""
 
     def close(self) -> None:
         """Let go of connections."""
@@ -75,6 +78,12 @@ def make_session_id() -> str:
 def no_session(id: str) -> NotFound:
     """The error of a session that never was, was deleted, expired, or was given up for lack of room."""
     return NotFound(f"no session {id[:64]!r}; it was deleted, has expired, or was given up for lack of room")
+
+
+def too_many(key: str, most: int) -> RateLimited:
+    """The error of a key whose sessions are as many as it may have."""
+    whose = f"the key {key!r} has" if key else "there are"
+    return RateLimited(f"{whose} {most} sessions, which is the most; delete one, or let it expire", retry_after_s=60)
 
 
 def two_writers(id: str) -> SessionConflict:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from service.engine.snapshots import Snapshot, SnapshotFormat
 from service.errors import NotFound, Overloaded, SessionConflict, TooLarge
 from service.metrics import Metrics
+from service.owner import ANYONE, Owner
 from service.sessions.local import LocalSessions
 from service.sessions.session import Session, Store, Stored, make_session_id, no_session
 
@@ -43,22 +44,31 @@ class Sessions:
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
 
-    def create(self, model: str, snapshot: Snapshot) -> Session:
-        """A new session that goes on from a state of a model. Raises TooLarge."""
+    def create(self, model: str, snapshot: Snapshot, owner: Owner = ANYONE) -> Session:
+        """A new session that goes on from a state of a model. Raises TooLarge, RateLimited."""
         if snapshot.bytes > self._local.budget_bytes:
             budget = self._local.budget_bytes
             raise TooLarge(f"a session of {model} takes {snapshot.bytes} bytes; sessions have {budget} in all")
         now = time.time()
-        session = Session(make_session_id(), model, snapshot, 0, now, now + self.ttl_s)
+        session = Session(make_session_id(), model, snapshot, 0, now, now + self.ttl_s, owner.key)
         if self.store is not None:
             data = self.formats[model].dump(snapshot)
-            self.store.create(session.id, Stored(model, 0, now, session.expires_at, data))
+            stored = Stored(model, 0, now, session.expires_at, data, owner.key)
+            self.store.create(session.id, stored, owner.max_sessions)
         with self._lock:
+            if self.store is None:
+                self._local.check_room(owner)
             self._local.put(session)
         return session
 
-    def show(self, id: str) -> Session:
-        """A session as it was last written. Raises NotFound."""
+    def show(self, id: str, key: str = "") -> Session:
+        """A key's session as it was last written. Raises NotFound, for another key's too."""
+        session = self._show(id)
+        if session.key != key:
+            raise no_session(id)
+        return session
+
+    def _show(self, id: str) -> Session:
         with self._lock:
             here = self._local.get(id)
         if self.store is None:
@@ -77,30 +87,31 @@ class Sessions:
         if stored.model not in self.formats:
             raise SessionConflict(f"session {id!r} is of {stored.model!r}, which is not served here")
         snapshot = self.formats[stored.model].load(stored.data)
-        session = Session(id, stored.model, snapshot, stored.version, stored.created_at, stored.expires_at)
+        session = Session(id, stored.model, snapshot, stored.version, stored.created_at, stored.expires_at, stored.key)
         with self._lock:
             self._local.put(session)
         return session
 
-    def acquire(self, id: str, lease_s: float) -> Held:
-        """A session to be written by the caller alone. Raises NotFound, SessionConflict."""
+    def acquire(self, id: str, lease_s: float, key: str = "") -> Held:
+        """A key's session, to be written by the caller alone. Raises NotFound, SessionConflict."""
         if self.store is None:
             with self._lock:
-                fence = self._local.acquire(id, lease_s + LEASE_SLACK_S)
+                fence = self._local.acquire(id, lease_s + LEASE_SLACK_S, key)
         else:
-            fence = self.store.acquire(id, lease_s + LEASE_SLACK_S)
+            fence = self.store.acquire(id, lease_s + LEASE_SLACK_S, key)
         try:
-            return Held(self, self.show(id), fence)
+            return Held(self, self.show(id, key), fence)
         except BaseException:
             self._release(id, fence)
             raise
 
-    def delete(self, id: str) -> None:
-        """Forget a session; whoever is writing it will be told. Raises NotFound."""
+    def delete(self, id: str, key: str = "") -> None:
+        """Forget a key's session; whoever is writing it will be told. Raises NotFound."""
+        self.show(id, key)
         with self._lock:
             found = self._local.drop(id)
         if self.store is not None:
-            self.store.delete(id)
+            self.store.delete(id, key)
         elif not found:
             raise no_session(id)
 
@@ -124,7 +135,7 @@ class Sessions:
             with self._lock:
                 return self._local.write(session, fence)
         data = self.formats[session.model].dump(session.snapshot)
-        version = self.store.write(session.id, fence, data, session.expires_at)
+        version = self.store.write(session.id, fence, data, session.expires_at, session.key)
         with self._lock:
             self._local.put(replace(session, version=version))
         return replace(session, version=version)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
 from service.job import Job, R
+from service.owner import Owner
 from service.sessions.sessions import Held
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ class Writing(Job[R]):
     A job that fails, or whose client goes away before its end, leaves the session as it was.
     """
 
-    def __init__(self, runtime: Runtime, deadline: float | None, request_id: str, session_id: str | None) -> None:
-        super().__init__(runtime, deadline, request_id)
+    def __init__(
+        self, runtime: Runtime, deadline: float | None, request_id: str, session_id: str | None, owner: Owner
+    ) -> None:
+        super().__init__(runtime, deadline, request_id, owner)
         self.session_id = session_id
         self.held: Held | None = None
 
@@ -31,7 +34,7 @@ class Writing(Job[R]):
             return None
         settings, sessions = self.runtime.settings, self.runtime.sessions
         left_s = settings.max_deadline_ms / 1000 if self.deadline is None else self.deadline - time.monotonic()
-        self.held = held = sessions.acquire(self.session_id, max(left_s, 0.0))
+        self.held = held = sessions.acquire(self.session_id, max(left_s, 0.0), self.owner.key)
         self.answer.add_done_callback(lambda _: sessions.let_go(held))
         if held.session.model != model:
             raise InvalidInput.at(("model",), f"session {self.session_id} is of {held.session.model}, not of {model}")

@@ -42,7 +42,11 @@ class Desk:
         self.prefilled = 0
 
     def generate(
-        self, *prompts: Sequence[int], asked: SamplingParams | None = None, borders: Sequence[int] = ()
+        self,
+        *prompts: Sequence[int],
+        asked: SamplingParams | None = None,
+        borders: Sequence[int] = (),
+        key: str = "",
     ) -> list[Generation]:
         """All of them side by side. `prefilled` becomes the steps of prompts that ran, but for each one's last."""
         scheduler = Scheduler(8, self.chunk_steps, 40, lambda request, outcome: None)
@@ -53,7 +57,7 @@ class Desk:
                 asked or params(max_tokens=4),
                 VOCABULARY,
                 bytes_of=byte_of,
-                prefixes=None if self.cache is None else self.cache.plan(prompt, borders),
+                prefixes=None if self.cache is None else self.cache.plan(prompt, borders, key),
             )
             requests.append(Request("test", program))
             scheduler.add(requests[-1])
@@ -208,3 +212,20 @@ def test_a_state_that_is_not_finite_is_not_left(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(Exception, match="not finite"):
         desk.generate(random_prompt(1, 9))
     assert desk.value("bytes") in (None, 0)
+
+
+def test_a_key_neither_finds_nor_parts_from_what_another_left() -> None:
+    desk, begin = Desk(), [1, 2, 3, 4, 5, 6, 1, 2]
+
+    def cached(last: int, key: str) -> int:
+        return desk.generate([*begin, *[last] * 4], key=key)[0].cached_tokens
+
+    assert [cached(1, key) for key in ("alice", "bob", "bo", "alice", "bob")] == [0, 0, 0, 11, 11]
+    # Where prompts part is kept once two of one key have parted there; nobody else's count.
+    assert [cached(*turn) for turn in ((1, "carol"), (2, "dave"), (3, "carol"), (4, "carol"), (5, "carol"))] == [
+        0,
+        0,
+        0,
+        0,
+        8,
+    ]

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from service.errors import NotFound, SessionConflict
+from service.errors import NotFound, RateLimited, SessionConflict
+from service.owner import Owner
 from service.sessions.session import make_session_id
 from service.sessions.sessions import Held, Sessions
 from tests.sessions.states import number_of, state
@@ -114,6 +115,42 @@ class Contract:
         other = sessions.create("tiny", one.snapshot)
         sessions.acquire(one.id, 60).commit(state(2))
         assert number_of(sessions.show(other.id).snapshot) == 1
+
+    def test_a_session_is_its_own_keys_alone(self, make: Make) -> None:
+        sessions = make()
+        id = sessions.create("tiny", state(1), Owner("alice")).id
+        assert sessions.show(id, "alice").key == "alice"
+        for key in ("bob", ""):
+            for ask in (sessions.show, sessions.delete, lambda id, key: sessions.acquire(id, 60, key)):
+                with pytest.raises(NotFound, match=id):
+                    ask(id, key)
+        sessions.acquire(id, 60, "alice").commit(state(2))  # nobody else's try has taken its lease
+        assert sessions.show(id, "alice").key == "alice"
+        sessions.delete(id, "alice")
+
+    def test_a_key_has_so_many_sessions_and_no_more(self, make: Make) -> None:
+        sessions, alice = make(), Owner("alice", max_sessions=2)
+        ids = [sessions.create("tiny", state(i), alice).id for i in range(2)]
+        with pytest.raises(RateLimited, match="'alice' has 2 sessions"):
+            sessions.create("tiny", state(2), alice)
+        sessions.create("tiny", state(3), Owner("bob", max_sessions=2))
+        sessions.acquire(ids[0], 60, "alice").commit(state(4))
+        sessions.delete(ids[0], "alice")
+        sessions.create("tiny", state(5), alice)
+        with pytest.raises(RateLimited):
+            sessions.create("tiny", state(6), alice)
+
+    def test_sessions_that_expired_do_not_count(self, make: Make) -> None:
+        sessions, alice = make(ttl_s=0.05), Owner("alice", max_sessions=1)
+        sessions.create("tiny", state(1), alice)
+        give_up = time.monotonic() + 60
+        while True:
+            try:
+                sessions.create("tiny", state(2), alice)
+                return
+            except RateLimited:
+                assert time.monotonic() < give_up
+                time.sleep(0.01)
 
 
 def acquired_in_time(sessions: Sessions, id: str) -> Held:
