@@ -129,24 +129,24 @@ class Contract:
         sessions.delete(id, "alice")
 
     def test_a_key_has_so_many_sessions_and_no_more(self, make: Make) -> None:
-        sessions, alice = make(), Owner("alice", max_sessions=2)
-        ids = [sessions.create("tiny", state(i), alice).id for i in range(2)]
-        with pytest.raises(RateLimited, match="'alice' has 2 sessions"):
-            sessions.create("tiny", state(2), alice)
-        sessions.create("tiny", state(3), Owner("bob", max_sessions=2))
-        sessions.acquire(ids[0], 60, "alice").commit(state(4))
-        sessions.delete(ids[0], "alice")
-        sessions.create("tiny", state(5), alice)
+        sessions, carol = make(), Owner("carol", max_sessions=2)
+        ids = [sessions.create("tiny", state(i), carol).id for i in range(2)]
+        with pytest.raises(RateLimited, match="'carol' has 2 sessions"):
+            sessions.create("tiny", state(2), carol)
+        sessions.create("tiny", state(3), Owner("dave", max_sessions=2))
+        sessions.acquire(ids[0], 60, "carol").commit(state(4))
+        sessions.delete(ids[0], "carol")
+        sessions.create("tiny", state(5), carol)
         with pytest.raises(RateLimited):
-            sessions.create("tiny", state(6), alice)
+            sessions.create("tiny", state(6), carol)
 
     def test_sessions_that_expired_do_not_count(self, make: Make) -> None:
-        sessions, alice = make(ttl_s=0.05), Owner("alice", max_sessions=1)
-        sessions.create("tiny", state(1), alice)
+        sessions, erin = make(ttl_s=0.05), Owner("erin", max_sessions=1)
+        sessions.create("tiny", state(1), erin)
         give_up = time.monotonic() + 60
         while True:
             try:
-                sessions.create("tiny", state(2), alice)
+                sessions.create("tiny", state(2), erin)
                 return
             except RateLimited:
                 assert time.monotonic() < give_up
