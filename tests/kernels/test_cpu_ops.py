@@ -131,6 +131,24 @@ def test_selective_scan_equals_the_reference(isa: str, size: Any) -> None:
 
 
 @every_set
+@pytest.mark.parametrize("kind", COUPLINGS)
+def test_steps_that_forget_everything_among_short_ones(isa: str, kind: str) -> None:
+    case = sized(3, 5, 33, 4, [12, 3], density=1.0)
+    case.dt[:, 2::3] *= 1e4  # decays of 2^-100000: less than a float can say
+
+    def step(pools: Pools, op: Any) -> Step:
+        return coupled_step(case, kind, pools, op, **({"isa": isa} if op is coupled_cpu else {}))
+
+    ops = (coupled_scan.coupled_scan, coupled_cpu)
+    assert_equals_reference(case, lambda dtype: coupled_pools(case, kind, dtype), step, ops)
+    whole, cut = (coupled_pools(case, kind, torch.float32) for _ in range(2))
+    every = range(12)
+    assert bits(in_chunks(step(whole, coupled_cpu), case.lengths, [])) == bits(
+        in_chunks(step(cut, coupled_cpu), case.lengths, every)
+    )
+
+
+@every_set
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_causal_conv1d_equals_the_reference(isa: str, size: Any) -> None:
     case = sized(*size)

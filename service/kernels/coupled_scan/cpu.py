@@ -37,7 +37,6 @@ def coupled_scan(
     """
     op, (m, t, d), n = "coupled_scan", x.shape, A.shape[1]
     rank_one = state.shape[1] == 1 and m > 1
-    present = torch.ones(m, t, dtype=torch.bool) if present is None else present.contiguous()
     check_shapes(
         op,
         dt=(dt, (m, t, d)),
@@ -48,14 +47,14 @@ def coupled_scan(
         coupling=(coupling, (m, m)),
         state=(state, (state.shape[0], 1 if rank_one else m, n, d)),
         started=(started, (state.shape[0], m)),
-        present=(present, (m, t)),
         offsets=(offsets, (slots.shape[0] + 1,)),
         fresh=(fresh, (slots.shape[0],)),
     )
+    if present is not None:
+        check_shapes(op, present=(present, (m, t)))
+        present = present.contiguous()
     if m > MOST_CHAINS:
         raise ValueError(f"coupled_scan: x has {m} chains, expected up to {MOST_CHAINS}")
-    if rank_one and not bool((coupling == coupling[0, 0]).all()):
-        raise ValueError("coupled_scan: a state of one chain needs a coupling whose weights are all equal")
     *tensors, weights = ready(op, x=x, dt=dt, A=A, B=B, C=C, D=D, coupling=coupling)
     state_stride = pool_stride(op, "state", state, torch.float32)
     started_stride = pool_stride(op, "started", started, torch.bool)
@@ -72,7 +71,7 @@ def coupled_scan(
         weights.data_ptr(),
         renormalise,
         rank_one,
-        present.data_ptr(),
+        0 if present is None else present.data_ptr(),
         state.data_ptr(),
         state_stride,
         started.data_ptr(),

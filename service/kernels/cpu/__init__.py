@@ -22,14 +22,14 @@ __all__ = ["BEST", "INSTRUCTION_SETS", "THREADS", "packing", "pool_stride", "rea
 def ready(op: str, **tensors: Tensor) -> list[Tensor]:
     """The tensors as the C++ reads them: fp32, contiguous, on the CPU. Raises ValueError naming another device."""
     for name, tensor in tensors.items():
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             raise ValueError(f"{op}: {name} is on {tensor.device}, expected cpu")
-    return [tensor.detach().to(torch.float32).contiguous() for tensor in tensors.values()]
+    return [tensor.to(torch.float32).contiguous() for tensor in tensors.values()]
 
 
 def pool_stride(op: str, name: str, pool: Tensor, dtype: torch.dtype) -> int:
     """Elements from row to row of a pool, which is written in place. Raises ValueError where its rows are not whole."""
-    if pool.dtype != dtype or pool.device.type != "cpu":
+    if pool.dtype != dtype or not pool.is_cpu:
         raise ValueError(f"{op}: {name} is {pool.dtype} on {pool.device}, expected {dtype} on cpu")
     if pool.shape[0] and not pool[0].is_contiguous():
         raise ValueError(f"{op}: a row of {name} must be contiguous, got strides {list(pool.stride())}")
@@ -43,6 +43,6 @@ def packing(op: str, rows: int, state_rows: int, slots: Tensor, offsets: Tensor,
         ("offsets", offsets, torch.int64),
         ("fresh", fresh, torch.bool),
     ):
-        if tensor.dtype != dtype or not tensor.is_contiguous() or tensor.device.type != "cpu":
+        if tensor.dtype != dtype or not tensor.is_contiguous() or not tensor.is_cpu:
             raise ValueError(f"{op}: {name} must be contiguous {dtype} on cpu, got {tensor.dtype} on {tensor.device}")
     return _native.Packing(rows, slots.shape[0], state_rows, offsets.data_ptr(), slots.data_ptr(), fresh.data_ptr())

@@ -13,11 +13,16 @@ class Channels {
     Channels(const float* values, int rows, int channels, float factor = 1.0f) : rows_(rows) {
         const int blocks = (channels + kVector - 1) / kVector;
         packed_ = Buffer<float>(static_cast<size_t>(blocks) * static_cast<size_t>(rows) * kVector);
-        for (int c = 0; c < channels; ++c)
-            for (int r = 0; r < rows; ++r)
-                packed_.data()[(static_cast<size_t>(c / kVector) * static_cast<size_t>(rows) +
-                                static_cast<size_t>(r)) * kVector + static_cast<size_t>(c % kVector)] =
-                    values[static_cast<size_t>(r) * static_cast<size_t>(channels) + static_cast<size_t>(c)] * factor;
+        for (int r = 0; r < rows; ++r)
+            for (int block = 0; block < blocks; ++block) {
+                const float* from = values + static_cast<ptrdiff_t>(r) * channels + block * kVector;
+                float* to = packed_.data() + (static_cast<ptrdiff_t>(block) * rows + r) * kVector;
+                const int lanes = channels - block * kVector;
+                if (lanes >= kVector)
+                    for (int lane = 0; lane < kVector; ++lane) to[lane] = from[lane] * factor;
+                else
+                    for (int lane = 0; lane < lanes; ++lane) to[lane] = from[lane] * factor;
+            }
     }
     // The block that holds `channel`, a multiple of 16.
     const float* at(int channel) const {

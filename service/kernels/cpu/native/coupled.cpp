@@ -8,8 +8,6 @@
 namespace serpentine {
 namespace {
 
-constexpr int64_t kWorkOfAThread = int64_t{1} << 20;  // multiply-adds under which another thread does not pay
-
 ptrdiff_t padded(int count) { return (count + kVector - 1) / kVector * kVector; }
 
 Buffer<float> copied(const float* values, int count) {
@@ -128,8 +126,7 @@ void Coupled::run(const Packing& packing, const std::vector<const float*>& input
                   const CoupledState& state, bool alone, float* outputs, int threads) {
     check_packing_("CoupledMambaProgram", packing);
     const int64_t work = packing.rows * sizes_.modalities * static_cast<int64_t>(work_of_a_row());
-    const int wanted = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorkOfAThread));
-    Pool::shared().run(wanted, [&](Team& team) {
+    Pool::shared().run(threads_for(threads, work), [&](Team& team) {
         int64_t first = 0;
         do {
             const Block block{first, static_cast<int>(std::min<int64_t>(block_rows_, packing.rows - first))};

@@ -81,6 +81,8 @@ struct SelectiveArgs {
     ChainArgs chain;
     ScanStrides stride;
     int rows;
+    const uint8_t* present;   // a byte a row, bit `bit`: at the others the state stays and the result is 0; null: all
+    int bit;
     int states;
     float* h;                 // the slot's state [n, d], at the channel; mutated
     ptrdiff_t h_stride;

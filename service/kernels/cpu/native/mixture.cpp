@@ -6,8 +6,6 @@
 namespace serpentine {
 namespace {
 
-constexpr int64_t kWorkOfAThread = int64_t{1} << 20;  // multiply-adds under which another thread does not pay
-
 ptrdiff_t padded(int count) { return (count + 31) / 32 * 32; }
 
 Buffer<float> copied(const float* values, size_t count) {
@@ -108,8 +106,7 @@ void Mixture::run(const Packing& packing, const int64_t* tokens, float* conv, fl
     check(packing, tokens);
     const int64_t head = packing.reads * static_cast<int64_t>(head_.weights_of_a_row());
     const int64_t work = packing.rows * work_of_a_row() + head;
-    const int wanted = static_cast<int>(std::min<int64_t>(threads, 1 + work / kWorkOfAThread));
-    Pool::shared().run(wanted, [&](Team& team) {
+    Pool::shared().run(threads_for(threads, work), [&](Team& team) {
         int64_t first = 0;
         do {
             const Block block{first, static_cast<int>(std::min<int64_t>(block_rows_, packing.rows - first))};
@@ -269,6 +266,8 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
                     .stride = {.x = inner_stride_, .dt = inner_stride_, .BC = projected_stride_, .z = uz_stride,
                                .y = activation_stride_, .y16 = activation_stride_},
                     .rows = segment.rows,
+                    .present = nullptr,
+                    .bit = 0,
                     .states = s.d_state,
                     .h = ssm + (segment.slot * layers + layer_index) * s.d_state * s.d_inner + c,
                     .h_stride = s.d_inner,

@@ -10,11 +10,11 @@
 namespace serpentine {
 namespace {
 
-// f(segment, channel, channels of the block) for every sequence and every 16 channels.
+// f(segment, channel, channels of the block) for every sequence and every 16 channels; `work` is that of a channel.
 template <class F>
-void each_block(int threads, const std::vector<Segment>& segments, int d, F&& f) {
+void each_block(int threads, int64_t work, const std::vector<Segment>& segments, int d, F&& f) {
     const int blocks = (d + kVector - 1) / kVector;
-    Pool::shared().run(threads, [&](Team& team) {
+    Pool::shared().run(threads_for(threads, work * d), [&](Team& team) {
         team.each(static_cast<int>(segments.size()) * blocks, [&](int item) {
             const int c = item % blocks * kVector;
             f(segments[static_cast<size_t>(item / blocks)], c, std::min(kVector, d - c));
@@ -42,11 +42,13 @@ void selective_scan(const Kernels& kernels, const Packing& packing, const ScanTe
                     int threads) {
     const std::vector<Segment> segments = whole("selective_scan", packing);
     const Channels A(s.A, s.n, s.d, kLog2e), D(s.D, 1, s.d);
-    each_block(threads, segments, s.d, [&](const Segment& segment, int c, int channels) {
+    each_block(threads, packing.rows * s.n * 8, segments, s.d, [&](const Segment& segment, int c, int channels) {
         kernels.selective({
             .chain = chain_at(s, packing.rows, 0, segment.begin, c, A, D),
             .stride = {.x = s.d, .dt = s.d, .BC = s.n, .z = 0, .y = s.d, .y16 = 0},
             .rows = segment.rows,
+            .present = nullptr,
+            .bit = 0,
             .states = s.n,
             .h = state.data + segment.slot * state.stride + c,
             .h_stride = s.d,
@@ -66,6 +68,9 @@ std::vector<uint8_t> presence_bits(const bool* present, int chains, int64_t rows
 
 void coupled_scan(const Kernels& kernels, const Packing& packing, const ScanTensors& s, const Coupling& coupling,
                   const bool* present, PoolOf<float> state, PoolOf<bool> started, int threads) {
+    const ptrdiff_t weights = static_cast<ptrdiff_t>(s.chains) * s.chains;
+    if (coupling.rank_one && std::count(coupling.weights, coupling.weights + weights, coupling.weights[0]) != weights)
+        throw std::invalid_argument("coupled_scan: a state of one chain needs a coupling whose weights are all equal");
     const std::vector<Segment> segments = whole("coupled_scan", packing);
     const std::vector<uint8_t> bits = presence_bits(present, s.chains, packing.rows);
     std::vector<Channels> A, D;
@@ -73,7 +78,8 @@ void coupled_scan(const Kernels& kernels, const Packing& packing, const ScanTens
         A.emplace_back(s.A + static_cast<ptrdiff_t>(m) * s.n * s.d, s.n, s.d, kLog2e);
         D.emplace_back(s.D + static_cast<ptrdiff_t>(m) * s.d, 1, s.d);
     }
-    each_block(threads, segments, s.d, [&](const Segment& segment, int c, int channels) {
+    const int64_t work = packing.rows * s.chains * s.n * 8;
+    each_block(threads, work, segments, s.d, [&](const Segment& segment, int c, int channels) {
         ChainArgs chains[kMaxChains];
         uint8_t begun = 0;
         for (int m = 0; m < s.chains; ++m) {
@@ -119,7 +125,7 @@ void causal_conv1d(const Kernels& kernels, const Packing& packing, const ConvTen
     for (int m = 0; m < s.chains; ++m) {
         const ptrdiff_t chain = m;
         const Channels weight(s.weight + chain * s.taps * s.d, s.taps, s.d), bias(s.bias + chain * s.d, 1, s.d);
-        each_block(threads, segments, s.d, [&](const Segment& segment, int c, int channels) {
+        each_block(threads, packing.rows * s.taps, segments, s.d, [&](const Segment& segment, int c, int channels) {
             const ptrdiff_t at = (chain * packing.rows + segment.begin) * s.d + c;
             kernels.convolve({
                 .u = s.x + at,
@@ -159,7 +165,8 @@ void routed_linear(const Kernels& kernels, const LinearTensors& s, Dtype dtype, 
     if (dtype == Dtype::bf16)
         for (ptrdiff_t t = 0; t < s.rows; ++t) kernels.round(s.x + t * s.inputs, s.inputs, x16.data() + t * stride);
     const Rows x = dtype == Dtype::bf16 ? Rows{x16.data(), stride} : Rows{s.x, s.inputs};
-    Pool::shared().run(threads, [&](Team& team) {
+    const int64_t work = static_cast<int64_t>(s.rows) * s.outputs * s.inputs;
+    Pool::shared().run(threads_for(threads, work), [&](Team& team) {
         weight.apply(team, kernels, rows_of, x, {.y = s.y, .stride = s.outputs});
     });
 }

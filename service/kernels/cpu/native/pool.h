@@ -63,4 +63,10 @@ class Pool {
 
 constexpr int kMaxThreads = 128;
 
+// Of at most `most` threads, as many as `work` multiply-adds keep busy for longer than it takes to wake them.
+inline int threads_for(int most, int64_t work) {
+    constexpr int64_t kWorkOfAThread = int64_t{1} << 20;
+    return work < most * kWorkOfAThread ? static_cast<int>(1 + work / kWorkOfAThread) : most;
+}
+
 }  // namespace serpentine

@@ -32,11 +32,7 @@ inline F16 fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a, b, c); }
 // max and min give b where either is NaN.
 inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
-// p * 2^n, where `shifted` is n + 1.5 * 2^23: its low bits are n, moved up to the exponent.
-inline F16 scale(F16 p, F16 shifted) {
-    return _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
-}
+inline bool any_less(F16 a, F16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 // Pairs of bf16 [16][2]: the first and the second of each pair.
 inline F16 first_of_pairs(const uint16_t* p) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
@@ -82,6 +78,11 @@ inline F16 fma(F16 a, F16 b, F16 c) {
 }
 inline F16 max(F16 a, F16 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
 inline F16 min(F16 a, F16 b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
+inline bool any_less(F16 a, F16 b) {
+    return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(a.low, b.low, _CMP_LT_OQ),
+                                           _mm256_cmp_ps(a.high, b.high, _CMP_LT_OQ))) != 0;
+}
+// p * 2^n, where `shifted` is n + 1.5 * 2^23: its low bits are n, moved up to the exponent.
 inline __m256 scale(__m256 p, __m256 shifted) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
@@ -122,6 +123,11 @@ inline F16 div(const F16& a, const F16& b) { SERPENTINE_LANES(a.lane[i] / b.lane
 inline F16 fma(const F16& a, const F16& b, const F16& c) { SERPENTINE_LANES(a.lane[i] * b.lane[i] + c.lane[i]) }
 inline F16 max(const F16& a, const F16& b) { SERPENTINE_LANES(a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]) }
 inline F16 min(const F16& a, const F16& b) { SERPENTINE_LANES(a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]) }
+inline bool any_less(const F16& a, const F16& b) {
+    bool any = false;
+    for (int i = 0; i < kLanes; ++i) any |= a.lane[i] < b.lane[i];
+    return any;
+}
 inline uint32_t bits_of(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -132,6 +138,7 @@ inline float float_of(uint32_t bits) {
     memcpy(&x, &bits, sizeof x);
     return x;
 }
+// p * 2^n, where `shifted` is n + 1.5 * 2^23: its low bits are n, moved up to the exponent.
 inline F16 scale(const F16& p, const F16& shifted) {
     SERPENTINE_LANES(float_of(bits_of(p.lane[i]) + (bits_of(shifted.lane[i]) << 23)))
 }
@@ -172,25 +179,54 @@ inline float sum(F16 v) {
 }
 
 constexpr float kLog2e = 1.44269502f, kLog2eRest = 1.92596303e-8f;
+
+#if defined(__AVX512F__)
+
+// 2^(i / 32), less i steps of the exponent's field divided by 32, which `power` adds with the integer part.
+alignas(64) inline constexpr uint32_t kPowers[32] = {
+    0x3f800000, 0x3f7ecd87, 0x3f7daac3, 0x3f7c980f, 0x3f7b95c2, 0x3f7aa43a, 0x3f79c3d3, 0x3f78f4f0,
+    0x3f7837f0, 0x3f778d3a, 0x3f76f532, 0x3f767043, 0x3f75fed7, 0x3f75a15b, 0x3f75583f, 0x3f7523f6,
+    0x3f7504f3, 0x3f74fbaf, 0x3f7508a4, 0x3f752c4d, 0x3f75672a, 0x3f75b9be, 0x3f76248c, 0x3f76a81e,
+    0x3f7744fd, 0x3f77fbb8, 0x3f78ccdf, 0x3f79b907, 0x3f7ac0c7, 0x3f7be4ba, 0x3f7d257d, 0x3f7e83b3,
+};
+constexpr float kShift = 393216.0f;  // 1.5 * 2^18: adding it leaves the nearest multiple of 1/32 in the low bits
+
+// 2^(n + f), `shifted` being n + kShift, n a multiple of 1/32, |f| <= 1/64; 1 at 0. Relative error 1.1e-7.
+inline F16 power(F16 f, F16 shifted) {
+    const __m512i index = _mm512_castps_si512(shifted);
+    const __m512i root = _mm512_permutex2var_epi32(_mm512_load_si512(kPowers), index, _mm512_load_si512(kPowers + 16));
+    const F16 scale = _mm512_castsi512_ps(_mm512_add_epi32(root, _mm512_slli_epi32(index, 18)));
+    const F16 p = fma(broadcast(0.24022706f), f, broadcast(0.69315731f));
+    return mul(fma(p, f, broadcast(1.0f)), scale);
+}
+
+#else
+
 constexpr float kShift = 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 
-// 2^f for f in [-1/2, 1/2], 1 at 0; a minimax polynomial, relative error 2e-9 before rounding.
-inline F16 exp2_fraction(F16 f) {
+// 2^(n + f), `shifted` being n + kShift, n an integer, |f| <= 1/2; 1 at 0. A minimax polynomial: 2e-9 before rounding.
+inline F16 power(F16 f, F16 shifted) {
     F16 p = broadcast(1.53533618e-4f);
     p = fma(p, f, broadcast(1.33988744e-3f));
     p = fma(p, f, broadcast(9.61843736e-3f));
     p = fma(p, f, broadcast(5.55033247e-2f));
     p = fma(p, f, broadcast(2.40226479e-1f));
     p = fma(p, f, broadcast(6.93147203e-1f));
-    return fma(p, f, broadcast(1.0f));
+    return scale(fma(p, f, broadcast(1.0f)), shifted);
 }
 
-// 2^t, t clamped to [-125, 127]: never denormal, never infinite. NaN stays NaN.
-inline F16 exp2(F16 t) {
-    t = min(broadcast(127.0f), max(broadcast(-125.0f), t));
+#endif
+
+constexpr float kLeast = -125.0f;  // 2^t of less is denormal, which is slow
+
+// 2^t for t in [kLeast, 127]; NaN stays NaN.
+inline F16 exp2_inside(F16 t) {
     const F16 shifted = add(t, broadcast(kShift));
-    return scale(exp2_fraction(sub(t, sub(shifted, broadcast(kShift)))), shifted);
+    return power(sub(t, sub(shifted, broadcast(kShift))), shifted);
 }
+
+// 2^t for t <= 127, less than kLeast taken as that.
+inline F16 exp2(F16 t) { return exp2_inside(max(broadcast(kLeast), t)); }
 
 // e^x, x clamped to [-86, 88].
 inline F16 exp(F16 x) {
@@ -198,7 +234,7 @@ inline F16 exp(F16 x) {
     const F16 shifted = add(mul(x, broadcast(kLog2e)), broadcast(kShift));
     const F16 n = sub(shifted, broadcast(kShift));
     const F16 f = fma(x, broadcast(kLog2eRest), fma(x, broadcast(kLog2e), sub(zero(), n)));
-    return scale(exp2_fraction(f), shifted);
+    return power(f, shifted);
 }
 
 inline F16 silu(F16 x) { return div(x, add(broadcast(1.0f), exp(sub(zero(), x)))); }
