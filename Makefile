@@ -46,6 +46,15 @@ load-quick: .venv/.load
 load: .venv/.load
 	$(LOAD) full
 
+# Rules, dashboard and runbook against a real Prometheus; also part of `make test`, where Prometheus is installed.
+monitor-test: .venv/.installed
+	@command -v prometheus promtool >/dev/null || { echo 'monitor-test needs prometheus (Debian: apt-get install prometheus)' >&2; exit 1; }
+	$(BIN)/pytest tests/monitoring
+
+GRAFANA := deploy/monitoring/grafana
+dashboard: .venv/.installed
+	$(BIN)/python $(GRAFANA)/make_dashboard.py > $(GRAFANA)/dashboards/serpentine.json
+
 # The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
 SANITIZED := build/sanitize
 sanitize: .venv/.installed

@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """A served checkpoint. `environment` is of SERPENTINE_*; batches wait while `hold` is there, see tests/api/held."""
+    """Served checkpoints. `environment` is of SERPENTINE_*; batches wait while `hold` is there, see tests/api/held."""
 
-    def __init__(self, folder: Path, *, hold: Path | None = None, **environment: str) -> None:
+    def __init__(self, *folders: Path, hold: Path | None = None, **environment: str) -> None:
+        models = [word for folder in folders for word in ("--model", str(folder))]
         module = ["service"] if hold is None else ["tests.api.held", str(hold)]
         self.popen = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", *module, "serve", "--model", str(folder), "--port", "0"],
+            [sys.executable, "-W", "error", "-m", *module, "serve", *models, "--port", "0"],
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             cwd=ROOT,
             stdout=subprocess.PIPE,

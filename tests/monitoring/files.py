@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "deploy" / "monitoring" / "prometheus"
+GRAFANA = ROOT / "deploy" / "monitoring" / "grafana"
+DASHBOARD = GRAFANA / "dashboards" / "serpentine.json"
 NEEDED = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool")),
     reason="the binaries prometheus and promtool are not on the PATH (Debian: apt-get install prometheus)",
@@ -24,6 +27,13 @@ def rules() -> Iterator[dict[str, Any]]:
     for file in sorted((PROMETHEUS / "rules").glob("*.yml")):
         for group in yaml.safe_load(file.read_text())["groups"]:
             yield from group["rules"]
+
+
+def panels() -> Iterator[dict[str, Any]]:
+    """Every panel of the dashboard that has queries."""
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        if panel["type"] != "row":
+            yield panel
 
 
 def cases() -> Iterator[tuple[str, bool]]:
