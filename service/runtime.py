@@ -17,10 +17,11 @@ from service.engine.admission import Admission
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import DOWN, Engine
 from service.engine.generation import Generation, Listener
+from service.engine.pace import Pace
 from service.engine.params import SamplingParams
 from service.engine.prediction import Prediction, PredictOptions
 from service.engine.snapshots import Snapshot
-from service.errors import Draining, EngineDown, InvalidInput, NotFound
+from service.errors import Draining, EngineDown, InvalidInput, NotFound, Overloaded
 from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
@@ -58,6 +59,7 @@ class Runtime:
         self.ready = self.draining = False
         self.engine = Engine([model.lane for model in models.values()], threads=settings.threads)
         self.admission = Admission(settings.slots + settings.max_waiting)
+        self.paces = {name: Pace() for name in models}
         self.workers = FeatureWorkers(settings.feature_threads, self.admission.limit)
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},
@@ -143,6 +145,12 @@ class Runtime:
             raise InvalidInput.at(("model",), f"{name} is for {model.task}; {others}")
         return model
 
+    def check_room(self, task: str, deadline: float) -> None:
+        """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read."""
+        paces = [self.paces[model.name] for model in self.models.values() if model.task == task]
+        if paces and not any(pace.allows(deadline) for pace in paces):
+            raise _too_late(min(paces, key=Pace.wait_s))
+
     def submit(
         self,
         model: ServedModel,
@@ -162,7 +170,7 @@ class Runtime:
         """
         self._check_open()
         job = Predicting(self, model, options, deadline, request_id, session_id, owner)
-        return self._admit(job, job.sequences, lambda: job.start(media, features))
+        return self._admit(job, job.sequences, lambda: job.start(media, features), self.paces[model.name])
 
     def advance(
         self,
@@ -206,7 +214,7 @@ class Runtime:
         """
         self._check_open()
         job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot, owner)
-        return self._admit(job, job.sequences, lambda: job.start(prompt))
+        return self._admit(job, job.sequences, lambda: job.start(prompt), self.paces[model.name])
 
     def read(
         self,
@@ -239,13 +247,32 @@ class Runtime:
         if not self.engine.alive:
             raise EngineDown(DOWN)
 
-    def _admit(self, job: Job[R], sequences: int, start: Callable[[], None]) -> Future[R]:
-        """Start a job inside the limit of sequences. Raises Overloaded."""
+    def _admit(self, job: Job[R], sequences: int, start: Callable[[], None], pace: Pace | None = None) -> Future[R]:
+        """Start a job inside the limit of sequences, if it can be answered in time. Raises Overloaded."""
+        if pace is not None and not pace.allows(job.deadline):
+            raise _too_late(pace)
         self.admission.enter(sequences)
-        try:
-            job.answer.add_done_callback(lambda _: self.admission.leave(sequences))
-            start()
-        except BaseException:
+        if pace is not None:
+            pace.enter()
+
+        def leave(answer: Future[R]) -> None:
             self.admission.leave(sequences)
+            if pace is not None:
+                pace.leave(not answer.cancelled() and answer.exception() is None)
+
+        job.answer.add_done_callback(leave)
+        try:
+            start()
+        except BaseException as error:
+            if not job.answer.done():
+                job.answer.set_exception(error)  # and it leaves
             raise
         return job.answer
+
+
+def _too_late(pace: Pace) -> Overloaded:
+    wait_s = pace.wait_s()
+    return Overloaded(
+        f"what is in work takes about {1000 * wait_s:.0f} ms, too long for an answer by the deadline; try again later",
+        retry_after_s=wait_s,
+    )

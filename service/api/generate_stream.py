@@ -96,8 +96,9 @@ class GenerationStream:
         return True
 
     async def _parts(self) -> AsyncGenerator[bytes, None]:
-        """All of the parts' events, and comments while there are none."""
+        """All of the parts' events, those that came together as one chunk, and comments while there are none."""
         keep_alive_s = self.edge.runtime.settings.keep_alive_s
+        ready: list[bytes] = []
         while True:
             done = self._future.done()  # before the deque is emptied: what it told before its end is in there
             while self._came:
@@ -108,7 +109,13 @@ class GenerationStream:
                 else:
                     events = assembler.finish(told.text_bytes_dropped)
                 for part in events:
-                    yield await self._part(told.choice, part)
+                    if ready and not isinstance(part, PartStarted | TextGrown):  # it is encoded when those are taken
+                        yield b"".join(ready)
+                        ready.clear()
+                    ready.append(await self._part(told.choice, part))
+            if ready:
+                yield b"".join(ready)
+                ready.clear()
             if done:
                 return
             if not await self._news(keep_alive_s):
