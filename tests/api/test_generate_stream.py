@@ -222,6 +222,13 @@ def parsed(chunk: bytes) -> dict[str, Any]:
     return data
 
 
+async def each(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The events and comments one by one: those that came together go out together."""
+    async for chunk in chunks:
+        for one in chunk.split(b"\n\n")[:-1]:
+            yield one + b"\n\n"
+
+
 @pytest.fixture
 def told(trio_checkpoint: Path, runtime: Runtime) -> Callable[..., Told]:
     return lambda **times: Told(trio_checkpoint, runtime, **times)
@@ -235,7 +242,7 @@ async def test_silence_is_filled_with_comments(told: Callable[..., Told]) -> Non
     assert not beginning.done()  # there is no event yet, and an error would be an ordinary one
     one.token(40)
     await beginning
-    chunks = one.stream.chunks()
+    chunks = each(one.stream.chunks())
     seen = [await anext(chunks) for _ in range(5)]
     assert [parsed(chunk)["type"] for chunk in seen[:3]] == ["response.created", "part.started", "part.delta"]
     assert seen[3:] == [b": still here\n\n"] * 2
@@ -256,7 +263,7 @@ async def test_what_fails_later_is_told_last(told: Callable[..., Told], error: E
     one.token(40)
     await beginning
     one.future.set_exception(error)
-    events = [parsed(chunk) async for chunk in one.stream.chunks()]
+    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
     assert [event["type"] for event in events] == ["response.created", "part.started", "part.delta", "response.failed"]
     assert events[-1]["response"]["error"]["code"] == code
     assert "x" not in events[-1]["response"]["error"]["detail"].split()
@@ -268,7 +275,7 @@ async def test_the_deadline_ends_a_stream_and_its_work(told: Callable[..., Told]
     await asyncio.sleep(0)
     one.token(40)
     await beginning
-    events = [parsed(chunk) async for chunk in one.stream.chunks()]
+    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
     assert events[-1]["response"]["error"]["code"] == "deadline_exceeded"
     assert one.future.cancelled()
 
@@ -284,7 +291,7 @@ async def test_a_fault_of_ours_in_the_middle_is_told_and_ends_the_work(
         one.token(token)
     await beginning
     monkeypatch.setattr(one.stream.answering.codecs.image, "png", lambda *arguments: 1 / 0)
-    events = [parsed(chunk) async for chunk in one.stream.chunks()]
+    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
     assert [event["type"] for event in events] == ["response.created", "part.started", "response.failed"]
     assert events[-1]["response"]["error"]["code"] == "internal"
     assert one.future.cancelled()
@@ -320,7 +327,7 @@ async def test_a_slow_reader_holds_nobody_up(told: Callable[..., Told]) -> None:
     for _ in range(1000):
         one.token(40)
     one.end(*[40] * 1001)
-    events = [parsed(chunk) async for chunk in chunks]
+    events = [parsed(chunk) async for chunk in each(chunks)]
     assert sum(event["type"] == "part.delta" for event in events) == 1001
     assert events[-1]["response"]["usage"]["completion_tokens"] == {"text": 1001}
 
