@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-backends lint bench bench-quick load-quick load sanitize
+.PHONY: serve test test-backends lint bench bench-quick load-quick load soak-stream sanitize
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -54,6 +54,10 @@ monitor-test: .venv/.installed
 GRAFANA := deploy/monitoring/grafana
 dashboard: .venv/.installed
 	$(BIN)/python $(GRAFANA)/make_dashboard.py > $(GRAFANA)/dashboards/serpentine.json
+# An hour of sound and words as fast as it goes, then a million frames of features: memory, and the cost of a frame.
+soak-stream: .venv/.installed
+	$(BIN)/python -m load_tests.stream_hour
+	$(BIN)/python -m load_tests.stream_hour --steps 1000000
 
 # The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
 SANITIZED := build/sanitize
