@@ -93,7 +93,7 @@ class Generating(Writing[Generation]):
             model.vocabulary,
             bytes_of=(lambda token: b"") if text is None else text.bytes_of,
             listener=self._tell,
-            deterministic=model.deterministic,
+            deterministic=model.lane.runner.same_bits,
             arrived_s=self._arrived_s,
             restore=prompt.state,
             capture=self.session_id is not None,

@@ -82,10 +82,7 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class GenerativeModel:
-    """A model for /generate. `card` is JSON for GET /models/{name}.
-
-    deterministic  its backend gives the same bits whatever else is in the batch
-    """
+    """A model for /generate. `card` is JSON for GET /models/{name}."""
 
     task: ClassVar = "generation"
 
@@ -96,7 +93,6 @@ class GenerativeModel:
     snapshots: SnapshotFormat
     prefixes: PrefixCache
     weight_bytes: int
-    deterministic: bool
     card: dict[str, Any]
 
     @classmethod
@@ -122,10 +118,9 @@ class GenerativeModel:
         }
         card["limits"]["tokens"] = settings.max_tokens
         lane = _lane(config.name, runner, settings, metrics)
-        deterministic = settings.backend != "reference"  # whose linear layers change bits with the batch
         prefixes = PrefixCache(config.name, settings.prefix_cache_bytes, settings.chunk_steps, metrics)
         weight_bytes = _weight_bytes(executable, checkpoint.model)
-        return cls(config.name, config, codecs, lane, snapshots, prefixes, weight_bytes, deterministic, card)
+        return cls(config.name, config, codecs, lane, snapshots, prefixes, weight_bytes, card)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -218,6 +213,7 @@ def _card(
         "parameters": sum(p.numel() for p in model.parameters()),
         "backend": settings.backend,
         "dtype": str(dtype).removeprefix("torch."),
+        "deterministic": runner.same_bits,
         "stored_dtype": str(stored).removeprefix("torch."),
         "limits": {
             "steps": settings.max_steps,

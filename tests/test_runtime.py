@@ -26,7 +26,9 @@ def predict_alone(runtime: Runtime, checkpoint: Checkpoint, features: Features) 
     """The answer by the model itself, without an engine: one pass of one clip."""
     clip = runtime.model(None).extractor.extract(Media(), features)
     outputs, durations = answer_alone(checkpoint.model, clip), dict.fromkeys(("queue_ms", "features_ms"), 0.0)
-    return predict_from(checkpoint.config, clip, outputs, {}, timeline=True, inference_ms=0.0, **durations)
+    return predict_from(
+        checkpoint.config, clip, outputs, {}, deterministic=True, timeline=True, inference_ms=0.0, **durations
+    )
 
 
 def close_to(expected: float) -> Any:

@@ -174,6 +174,7 @@ class PredictionOut(BaseModel):
     emotions: dict[str, float] | None = Field(description="Of each emotion that the model knows.")
     modalities: dict[str, ModalityOut | None] = Field(description="null: absent.")
     notes: dict[str, str] = Field(description="What extraction has to say by modality, e.g. why one is absent.")
+    deterministic: bool = Field(description="The same clip on this service gives the same bits, whatever else runs.")
     timeline: list[PointOut] | None
     usage: UsageOut
     timing_ms: TimingOut
@@ -242,6 +243,7 @@ def prediction_body(prediction: Prediction, request_id: str) -> dict[str, Any]:
         "emotions": prediction.emotions,
         "modalities": modalities,
         "notes": dict(prediction.notes),
+        "deterministic": prediction.deterministic,
         "timeline": None if timeline is None else [{"t": t, "sentiment": value} for t, value in timeline],
         "usage": {"steps": prediction.steps},
         "timing_ms": {

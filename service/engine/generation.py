@@ -57,7 +57,7 @@ class Generation:
 
     prompt_tokens  by modality; sentinels are text, and bos is among them
     queue_s        until the first chunk ran; first_token_s and total_s count from the request's arrival
-    deterministic  the backend gives the same bits whatever else is in the batch
+    deterministic  what ran promises the same bits whatever else is in the batch
     cached_tokens  of the prompt, those that did not run: the state after them was there
     snapshot       where it was asked for, the state after prompt and answer; where the answer ended at a stop string,
                    after the last token before the match

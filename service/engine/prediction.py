@@ -67,6 +67,7 @@ class Prediction:
     emotions: dict[str, float] | None
     modalities: dict[str, ModalityReading | None]
     notes: dict[str, str]
+    deterministic: bool
     timeline: list[tuple[float, float]] | None
     steps: int
     queue_ms: float
@@ -98,6 +99,7 @@ def predict_from(
     outputs: NDArray[np.float32],
     without_outputs: Mapping[str, NDArray[np.float32]],
     *,
+    deterministic: bool,
     timeline: bool,
     queue_ms: float,
     features_ms: float,
@@ -121,6 +123,7 @@ def predict_from(
         **vars(last),
         modalities=readings,
         notes=dict(clip.notes),
+        deterministic=deterministic,
         timeline=list(zip(clip.times.tolist(), sentiments.tolist(), strict=True)) if timeline else None,
         steps=clip.steps,
         queue_ms=queue_ms,

@@ -37,6 +37,11 @@ class Runner(ABC, Generic[P]):
         self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
 
     @property
+    def same_bits(self) -> bool:
+        """Whether the model that runs here promises them: see `RecurrentModel`."""
+        return getattr(self.model, "same_bits", False)
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of the pool."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.state.values())

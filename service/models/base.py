@@ -62,7 +62,11 @@ C = TypeVar("C", bound=Packing, contravariant=True)
 
 
 class RecurrentModel(Protocol[C]):
-    """A model that runs in chunks from and into slots."""
+    """A model that runs in chunks from and into slots.
+
+    One that has an attribute `same_bits`, and it is true, promises that a sequence's outputs and state have the same
+    bits whatever else is in its chunks, in whatever order, and wherever the sequence is cut.
+    """
 
     def state_tensors(self) -> Mapping[str, StateTensor]:
         """The state's tensors, by name. A pool holds each as [slots, *shape]."""

@@ -28,6 +28,8 @@ class CoupledMambaProgram:
     Not for two threads at a time: the workspace is one.
     """
 
+    same_bits = True
+
     def __init__(
         self,
         model: CoupledMamba,

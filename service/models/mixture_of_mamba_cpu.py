@@ -27,6 +27,8 @@ class MixtureOfMambaProgram:
     Not for two threads at a time: the workspace is one.
     """
 
+    same_bits = True
+
     def __init__(
         self,
         model: MixtureOfMamba,

@@ -35,6 +35,13 @@ async def test_one_card_tells_what_the_model_reads_and_its_limits(client: httpx.
     assert card["licence"] == "CC0-1.0"
 
 
+async def test_a_card_and_model_info_tell_which_backend_runs(client: httpx.AsyncClient, runtime: Runtime) -> None:
+    card, backend = (await client.get("/models/tiny")).json(), runtime.settings.backend
+    assert (card["backend"], card["deterministic"]) == (backend, backend != "reference")
+    info = {"model": "tiny", "architecture": "coupled-mamba", "backend": backend, "dtype": card["dtype"]}
+    assert runtime.metrics.registry.get_sample_value("serpentine_model_info", info) == 1
+
+
 async def test_an_unknown_model_is_404(client: httpx.AsyncClient) -> None:
     response = await client.get("/models/large")
     assert response.status_code == 404

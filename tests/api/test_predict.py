@@ -23,7 +23,7 @@ from tests.api.doubles import Connection, Held, eventually
 pytestmark = pytest.mark.anyio
 
 
-async def test_answers_with_what_the_contract_names(client: httpx.AsyncClient) -> None:
+async def test_answers_with_what_the_contract_names(client: httpx.AsyncClient, runtime: Runtime) -> None:
     response = await client.post("/predict", **as_json(clip(text=3, audio=9)))
     assert response.status_code == 200
     body = response.json()
@@ -37,6 +37,7 @@ async def test_answers_with_what_the_contract_names(client: httpx.AsyncClient) -
     assert body["modalities"]["audio"] == {"steps": 9, "contribution": None}
     assert body["usage"] == {"steps": 9}
     assert body["timeline"] is None
+    assert body["deterministic"] == (runtime.settings.backend != "reference")  # which promises 1e-5
     assert set(body["timing_ms"]) == {"queue", "features", "inference"}
 
 

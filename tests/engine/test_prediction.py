@@ -39,7 +39,7 @@ def _predict(
     **without_outputs: NDArray[np.float32],
 ) -> Prediction:
     times = {"queue_ms": 1.0, "features_ms": 2.0, "inference_ms": 3.0}
-    return predict_from(config, clip, outputs, without_outputs, timeline=timeline, **times)
+    return predict_from(config, clip, outputs, without_outputs, deterministic=True, timeline=timeline, **times)
 
 
 def test_outputs_are_read_by_name() -> None:

@@ -39,12 +39,17 @@ def each_backend() -> list[Any]:
 
 
 def bitwise_backends() -> list[Any]:
-    """Those of them that promise the same bits."""
-    return [parameter for parameter in each_backend() if parameter.values != ("reference",)]
+    """Those of them that promise the same bits, with weights of float32 and bfloat16."""
+    promising = [parameter for parameter in each_backend() if parameter.values != ("reference",)]
+    rounded = [pytest.param(f"{p.values[0]} bfloat16", marks=p.marks) for p in promising]
+    return [*promising, *rounded]
 
 
 class Bench:
-    """An engine of two lanes, on slots that are full of NaN. wrap: {lane: what is put around its model}."""
+    """An engine of two lanes, on slots that are full of NaN.
+
+    backend: its name, or that and the weights' dtype: "cpu bfloat16". wrap: {lane: what is put around its model}.
+    """
 
     def __init__(
         self,
@@ -57,8 +62,10 @@ class Bench:
         prefix_bytes: int = 0,
     ) -> None:
         wrap, self.metrics, self.batches = wrap or {}, Metrics(), list[Batch]()
-        clips = wrap.get(CLIP, _same)(make_executable(CLIPS, backend))
-        tokens = wrap.get(TOKEN, _same)(make_executable(TOKENS, backend))
+        name, _, dtype = backend.partition(" ")
+        of = {"dtype": torch.bfloat16 if dtype == "bfloat16" else torch.float32}
+        clips = wrap.get(CLIP, _same)(make_executable(CLIPS, name, **of))
+        tokens = wrap.get(TOKEN, _same)(make_executable(TOKENS, name, **of))
         self.runners: dict[str, Runner[Any]] = {
             CLIP: ClipRunner(clips, WIDTHS, slots),
             TOKEN: TokenRunner(tokens, slots),
