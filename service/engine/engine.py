@@ -46,7 +46,7 @@ class Lane:
 
     def __init__(self, name: str, runner: Runner[Any], limits: Limits, metrics: Metrics) -> None:
         self.name, self.runner, self.metrics = name, runner, metrics
-        self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired)
+        self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner)
         metrics.state_slots.labels(name, "total").set(limits.slots)
         self.observe()
 

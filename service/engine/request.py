@@ -80,6 +80,7 @@ class Request(Generic[R]):
     id        of the client's request, for the logs
     deadline  time.monotonic() seconds, or None
     owner     on whose behalf
+    kept      its rows, while it is without slots though it has begun
     future    resolves to the program's result or a ServiceError; cancelling it retires the request within a step
     """
 
@@ -91,6 +92,7 @@ class Request(Generic[R]):
     submitted_s: float = field(default_factory=time.monotonic)
     started_s: float | None = None
     slots: tuple[int, ...] = ()
+    kept: object | None = None
 
 
 @dataclass(frozen=True)

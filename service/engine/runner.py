@@ -18,7 +18,7 @@ from service.engine.request import Batch, Work
 from service.engine.sampling import Drawn, draw
 from service.engine.snapshots import Snapshot, is_sound
 from service.models.base import Chunk, Packing, RecurrentModel, State, TokenChunk, allocate
-from service.models.memory import allocating
+from service.models.memory import OutOfMemory, allocating
 
 P = TypeVar("P", bound=Packing)
 
@@ -69,6 +69,26 @@ class Runner(ABC, Generic[P]):
             if work.capture:
                 work.request.program.captured(work, self._capture(work.slot, copies[work]))
         return outputs
+
+    def take_out(self, slots: Sequence[int]) -> object | None:
+        """As the scheduler's `Rows`; the copy lies in the host's memory."""
+        try:
+            with allocating():
+                copies = [allocate_row(self.state) for _ in slots]
+        except OutOfMemory:
+            return None
+        for slot, copy in zip(slots, copies, strict=True):
+            for name, row in copy.items():
+                row.copy_(self.state[name][slot])
+        return [(copy, self._seen[slot]) for slot, copy in zip(slots, copies, strict=True)]
+
+    def put_back(self, slots: Sequence[int], kept: object) -> None:
+        """As the scheduler's `Rows`."""
+        assert isinstance(kept, list)
+        for slot, (copy, seen) in zip(slots, kept, strict=True):
+            for name, row in copy.items():
+                self.state[name][slot].copy_(row)
+            self._seen[slot] = seen
 
     def _packed(self, works: Sequence[Work]) -> tuple[P, Sequence[range]]:
         """The works as one chunk, and the steps of each that the head is read at."""

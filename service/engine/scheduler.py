@@ -5,41 +5,59 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+from service.engine.flows import Flow, Flows, least_served
 from service.engine.request import Batch, Piece, Request, Work
 from service.errors import DeadlineExceeded, Internal, ServiceError
 
 Retired = Callable[[Request[Any], str], None]
 
 
-class Scheduler:
-    """One model's requests, in order of arrival, on a fixed number of slots. Used by the engine thread alone.
+class Rows(Protocol):
+    """Copies the state of slots out and in, so that a request may go on later on others."""
 
-    A request takes all of its slots as soon as so many are free. A batch holds every decode piece there is, then chunks
-    of the others, at most `chunk_steps` long each, up to `step_budget` steps in all. Those take turns: each that was
-    served goes to the back. So a long prompt delays those that decode, and the other prompts, by one chunk and no more.
+    def take_out(self, slots: Sequence[int]) -> object | None:
+        """A copy of what these slots hold, or None where there is no memory for it."""
+
+    def put_back(self, slots: Sequence[int], kept: object) -> None:
+        """Let these slots hold what others held."""
+
+
+class Scheduler:
+    """One model's requests on a fixed number of slots. Used by the engine thread alone.
+
+    Whose turn it is is for `flows` to say. A request takes all of its slots as soon as so many are free; where others
+    hold more than their share, requests of theirs are unseated for it, and go on from a copy of their rows later.
+    A batch holds every decode piece there is, then chunks of the others, at most `chunk_steps` long each, up to
+    `step_budget` steps in all. Those take turns: each that was served goes to the back of its flow. So a long prompt
+    delays those that decode, and the other prompts, by one chunk and no more.
     `retired(request, outcome)` is told of each request that leaves, with outcome completed | failed | cancelled |
     deadline; `_retire` is the only way out.
     """
 
-    def __init__(self, slots: int, chunk_steps: int, step_budget: int, retired: Retired) -> None:
-        """step_budget: at least twice the slots where requests decode, or prompts can starve."""
+    def __init__(
+        self, slots: int, chunk_steps: int, step_budget: int, retired: Retired, rows: Rows | None = None
+    ) -> None:
+        """step_budget: at least twice the slots where requests decode, or prompts can starve.
+
+        Without `rows`, nobody is unseated.
+        """
         self.slots, self.chunk_steps, self.step_budget = slots, chunk_steps, step_budget
-        self._retired = retired
+        self._retired, self._rows = retired, rows
         self._free = list(range(slots))[::-1]
-        self._waiting: deque[Request[Any]] = deque()
-        self._running: list[Request[Any]] = []
+        self._flows = Flows()
+        self.unseated = 0
 
     @property
     def waiting(self) -> int:
         """Requests without slots."""
-        return len(self._waiting)
+        return sum(len(flow.waiting) for flow in self._flows)
 
     @property
     def running(self) -> int:
         """Requests on slots."""
-        return len(self._running)
+        return sum(len(flow.running) for flow in self._flows)
 
     @property
     def used(self) -> int:
@@ -49,27 +67,62 @@ class Scheduler:
     def add(self, request: Request[Any]) -> None:
         """Put a request at the end of the queue. It must need at least one slot and no more than there are."""
         assert 1 <= request.program.rows <= self.slots, "a request fits on the slots"
-        self._waiting.append(request)
+        self._flows.add(request)
 
     def schedule(self) -> Batch | None:
         """The next batch, or None where nothing is left to run. Drops what was cancelled or came too late first."""
         self._drop_dead(time.monotonic())
-        while self._waiting and self._waiting[0].program.rows <= len(self._free):
-            request = self._waiting.popleft()
-            request.slots = tuple(self._free.pop() for _ in range(request.program.rows))
-            self._running.append(request)
-        ready = [(request, piece) for request in self._running for piece in request.program.pieces()]
-        works = [_work(request, piece, piece.stop) for request, piece in ready if piece.decode]
+        self._seat()
+        works: list[Work] = []
+        prompts: dict[Flow, deque[tuple[Request[Any], Piece]]] = {}
+        for flow in self._flows:
+            for request in flow.running:
+                for piece in request.program.pieces():
+                    if piece.decode:
+                        works.append(_work(request, piece, piece.stop))
+                        flow.serve(works[-1].steps)
+                    else:
+                        prompts.setdefault(flow, deque()).append((request, piece))
         room = self.step_budget - sum(work.steps for work in works)
-        served: dict[Request[Any], None] = {}
-        for request, piece in ready:
-            if not piece.decode and room > 0:
-                stop = min(piece.stop, piece.start + min(self.chunk_steps, room))
-                works.append(_work(request, piece, stop))
-                served[request] = None
-                room -= works[-1].steps
-        self._running = [request for request in self._running if request not in served] + list(served)
+        while prompts and room > 0:
+            flow = least_served(prompts)
+            request, piece = prompts[flow].popleft()
+            works.append(_work(request, piece, min(piece.stop, piece.start + min(self.chunk_steps, room))))
+            room -= works[-1].steps
+            flow.serve(works[-1].steps)
+            flow.running.remove(request)  # to the back of its flow
+            flow.running.append(request)
+            if not prompts[flow]:
+                del prompts[flow]
         return Batch(tuple(works)) if works else None
+
+    def _seat(self) -> None:
+        """Give slots to those who wait, as long as there are any to give."""
+        while (flow := self._flows.next_to_seat()) is not None:
+            request = flow.waiting[0]
+            needed = request.program.rows
+            if needed > len(self._free):
+                self._unseat(flow, needed - len(self._free))
+            if needed > len(self._free):
+                return  # it is next: who came later does not take the slots that it waits for
+            flow.seat(request, tuple(self._free.pop() for _ in range(needed)))
+            if request.kept is not None:
+                assert self._rows is not None
+                self._rows.put_back(request.slots, request.kept)
+                request.kept = None
+
+    def _unseat(self, flow: Flow, slots: int) -> None:
+        """Take slots for a flow from those that hold more than their share, if there are any."""
+        if self._rows is None:
+            return
+        for request in self._flows.to_unseat(flow, slots):
+            request.kept = self._rows.take_out(request.slots)
+            if request.kept is None:
+                return
+            its = self._flows.of(request.owner)
+            self._free.extend(its.unseat(request))
+            its.waiting.appendleft(request)
+            self.unseated += 1
 
     def deliver(self, batch: Batch, outputs: Sequence[Any]) -> dict[Request[Any], Exception]:
         """Hand each work's output to its program; -> the requests that it failed, which have been answered."""
@@ -97,11 +150,14 @@ class Scheduler:
 
     def fail_all(self, error: ServiceError) -> None:
         """Answer everything, waiting or running."""
-        for request in [*self._running, *self._waiting]:
+        for request in self._all():
             self._retire(request, "failed", error)
 
+    def _all(self) -> list[Request[Any]]:
+        return [request for flow in self._flows for request in (*flow.running, *flow.waiting)]
+
     def _drop_dead(self, now: float) -> None:
-        for request in [*self._running, *self._waiting]:
+        for request in self._all():
             if request.future.cancelled():
                 self._retire(request, "cancelled")
             elif request.deadline is not None and now >= request.deadline:
@@ -110,12 +166,12 @@ class Scheduler:
                 self._retire(request, "deadline", error)
 
     def _retire(self, request: Request[Any], outcome: str, error: ServiceError | None = None) -> None:
+        flow = self._flows.of(request.owner)
         if request.slots:
-            self._running.remove(request)
-            self._free.extend(request.slots)
-            request.slots = ()
+            self._free.extend(flow.unseat(request))
         else:
-            self._waiting.remove(request)
+            flow.waiting.remove(request)
+            request.kept = None
         started = request.started_s or request.submitted_s
         # A future that was cancelled meanwhile takes no result; the request leaves all the same.
         if not request.future.set_running_or_notify_cancel():
