@@ -186,7 +186,7 @@ def _dtype(settings: Settings, stored: torch.dtype) -> torch.dtype:
     """Of the weights at work: what was asked for, or what the checkpoint holds where the backend has it."""
     if settings.dtype is not None:
         return torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    return torch.bfloat16 if settings.backend == "cpu" and stored == torch.bfloat16 else torch.float32
+    return torch.bfloat16 if settings.backend != "reference" and stored == torch.bfloat16 else torch.float32
 
 
 def _weight_bytes(executable: object, model: nn.Module) -> int:

@@ -52,8 +52,10 @@ class Settings(BaseSettings):
         min_length=1,
         description="checkpoint folders, separated by commas; the first for a task answers where none is named",
     )
-    backend: Literal["reference", "cpu"] = Field(
-        default_factory=default_backend, description="cpu where its extension loads; asked for and absent is an error"
+    backend: Literal["reference", "cpu", "triton"] = Field(
+        default_factory=default_backend,
+        description="triton where there is an NVIDIA GPU, else cpu where its extension loads; asked for and absent is "
+        "an error",
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
         default=None, description="of the weights at work; unset: the checkpoint's on cpu, float32 on reference"

@@ -17,7 +17,7 @@ from service.engine.reading_program import ReadingProgram
 from service.engine.request import Batch, Work
 from service.engine.sampling import Drawn, draw
 from service.engine.snapshots import Snapshot, is_sound
-from service.models.base import Chunk, Packing, RecurrentModel, State, TokenChunk, allocate
+from service.models.base import Chunk, Packing, RecurrentModel, State, TokenChunk, allocate, device_of
 from service.models.memory import OutOfMemory, allocating
 
 P = TypeVar("P", bound=Packing)
@@ -33,7 +33,7 @@ class Runner(ABC, Generic[P]):
         """fingerprint: what the snapshots that are taken here say they were made by. Raises OutOfMemory."""
         self.model, self.fingerprint = model, fingerprint
         with allocating():
-            self.state = allocate(model.state_tensors(), slots + 1)
+            self.state = allocate(model.state_tensors(), slots + 1, device_of(model))
         self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
 
     @property
@@ -108,7 +108,7 @@ class Runner(ABC, Generic[P]):
         if batch.restores:
             slots = torch.tensor([slot for _, slot in batch.restores])
             for name, tensor in self.state.items():
-                tensor[slots] = torch.stack([snapshot.rows[name] for snapshot, _ in batch.restores])
+                tensor[slots] = torch.stack([snapshot.rows[name].to(tensor.device) for snapshot, _ in batch.restores])
             for snapshot, slot in batch.restores:
                 self._seen[slot] = snapshot.steps
         if batch.forks:

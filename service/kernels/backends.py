@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Literal
 
-BACKENDS = ("reference", "cpu")
+import torch
+
+BACKENDS = ("reference", "cpu", "triton")
+LEAST_CAPABILITY = (8, 0)  # of a GPU: bf16 in the tensor cores
 
 
 @cache
@@ -17,11 +21,21 @@ def missing(backend: str) -> str | None:
             import_module("service.kernels.cpu")
         except ImportError as error:
             return f"its extension does not load ({error}); installing Serpentine anew builds it"
+    if backend == "triton":
+        if find_spec("triton") is None:
+            return "Triton is not installed; the extra `gpu` has it"
+        if not torch.cuda.is_available():
+            built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+            return f"PyTorch {torch.__version__}, {built}, finds no NVIDIA GPU (torch.cuda.is_available() is False)"
+        if (capability := torch.cuda.get_device_capability()) < LEAST_CAPABILITY:
+            return f"the GPU is of compute capability {capability}, expected at least {LEAST_CAPABILITY}"
     return None
 
 
-def default_backend() -> Literal["reference", "cpu"]:
-    """The fastest backend that is here."""
+def default_backend() -> Literal["reference", "cpu", "triton"]:
+    """The fastest backend that is here: a GPU's, then the compiled one."""
+    if missing("triton") is None:
+        return "triton"
     return "reference" if missing("cpu") else "cpu"
 
 

@@ -78,6 +78,11 @@ class RecurrentModel(Protocol[C]):
         """
 
 
-def allocate(tensors: Mapping[str, StateTensor], slots: int) -> State:
+def allocate(tensors: Mapping[str, StateTensor], slots: int, device: torch.device | str = "cpu") -> State:
     """A pool of `slots` rows. What the rows hold is arbitrary (`fresh` clears, nothing else does): zeros here."""
-    return {name: torch.zeros(slots, *t.shape, dtype=t.dtype) for name, t in tensors.items()}
+    return {name: torch.zeros(slots, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()}
+
+
+def device_of(model: object) -> torch.device:
+    """Where a model wants its state: on the CPU, where it does not say. Chunks and outputs are on the CPU always."""
+    return getattr(model, "device", torch.device("cpu"))

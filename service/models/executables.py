@@ -26,7 +26,7 @@ def make_executable(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
 ) -> RecurrentModel[Chunk] | RecurrentModel[TokenChunk]:
-    """The executable of `model` for a backend: the module itself (`reference`), or a compiled program (`cpu`).
+    """The executable of `model` for a backend: the module itself (`reference`), or a compiled program.
 
     dtype    of the weights: float32 or bfloat16. The reference computes in float32 and takes no other
     threads  most threads of a step of `cpu`; None: what the process may use. PyTorch's are set elsewhere
@@ -37,7 +37,14 @@ def make_executable(
         raise ValueError(f"backend {backend} does not compute with weights of {dtype}")
     if backend == "reference":
         return model
-    # Imported where the extension is known to load.
+    # Imported where the backend is known to be here.
+    if backend == "triton":
+        from service.models.coupled_mamba_triton import CoupledMambaTriton
+        from service.models.mixture_of_mamba_triton import MixtureOfMambaTriton
+
+        if isinstance(model, CoupledMamba):
+            return CoupledMambaTriton(model, dtype=dtype)
+        return MixtureOfMambaTriton(model, dtype=dtype)
     from service.models.coupled_mamba_cpu import CoupledMambaProgram
     from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
 

@@ -36,7 +36,7 @@ def test_bf16_weights_take_half_the_bytes() -> None:
 @pytest.mark.parametrize(
     ("backend", "dtype", "message"),
     [
-        ("cuda", torch.float32, "one of reference, cpu, got 'cuda'"),
+        ("cuda", torch.float32, "one of reference, cpu, triton, got 'cuda'"),
         ("reference", torch.bfloat16, "backend reference does not compute with weights of torch.bfloat16"),
         ("cpu", torch.float16, "backend cpu does not compute with weights of torch.float16"),
     ],
@@ -50,4 +50,26 @@ def test_an_extension_that_does_not_load_is_an_error_and_no_fallback(monkeypatch
     monkeypatch.setattr(backends, "missing", lambda backend: "it is broken" if backend == "cpu" else None)
     with pytest.raises(ValueError, match="backend cpu: it is broken"):
         make_executable(generative_model(), "cpu")
+    assert backends.default_backend() == "triton"  # which is not missing here
+    monkeypatch.setattr(backends, "missing", lambda backend: None if backend == "reference" else "it is not here")
     assert backends.default_backend() == "reference"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: what is said without one cannot be seen")
+def test_without_a_gpu_triton_is_an_error_that_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match=r"backend triton: (PyTorch .* finds no NVIDIA GPU|Triton is not installed)"):
+        make_executable(generative_model(), "triton")
+
+
+@pytest.mark.parametrize(
+    ("available", "capability", "message"), [(False, (9, 0), "no NVIDIA GPU"), (True, (7, 5), "capability (7, 5)")]
+)
+def test_a_gpu_that_is_absent_or_too_old_is_said(
+    monkeypatch: pytest.MonkeyPatch, available: bool, capability: tuple[int, int], message: str
+) -> None:
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert message in str(backends.missing.__wrapped__("triton"))
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    assert backends.missing.__wrapped__("triton") == "Triton is not installed; the extra `gpu` has it"

@@ -75,6 +75,8 @@ def _route_rows(
     for first in range(tiles_before, count, TILE_ROWS):
         tile = first + tile_lanes
         tl.store(modality + tile, -1, mask=tile < count)
+        for lane in range(TILE_ROWS):
+            tl.store(table + tile * TILE_ROWS + lane, -1, mask=tile < count)
 
 
 def route_rows(route: Tensor, rows: int, modalities: int, tiles: Tiles) -> None:
