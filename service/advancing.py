@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 from service.engine.clip_program import ClipProgram, Result
-from service.engine.request import Request
 from service.job import Job
 from service.served import ServedModel
 
@@ -15,7 +14,7 @@ class Advancing(Job[Result]):
 
     def start(self, model: ServedModel, program: ClipProgram) -> None:
         """Submit them. Raises EngineDown."""
-        request = Request(self.request_id, program, self.deadline, self.owner)
+        request = self.request(program)
         (result,) = self.runtime.engine.submit(model.lane.name, [request])
         for name, row in zip(model.config.model.modalities, program.clip.present, strict=True):
             self.runtime.metrics.steps_total.labels(model.name, name, "input").inc(int(row.sum()))

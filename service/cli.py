@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -38,6 +39,7 @@ from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel, kind_of, load_model
 from service.settings import Settings, SettingsError, load_settings
 from service.settings_table import effective, shown
+from service.tracing import Tracing, TracingError, start_tracing
 
 FLAGS = ("config", "host", "port", "threads", "log_level", "log_format")
 
@@ -162,9 +164,9 @@ def _config(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _started(settings: Settings) -> Runtime:
+def _started(settings: Settings, tracing: Tracing | None = None) -> Runtime:
     try:
-        return Runtime.start(settings, Metrics())
+        return Runtime.start(settings, Metrics(), tracing)
     except (ValueError, OSError, MissingExtra) as error:  # a bad folder, a missing file or package
         raise StartError(str(error)) from error
     except OutOfMemory as error:
@@ -176,15 +178,20 @@ def _serve(arguments: argparse.Namespace) -> int:
     configure_logging(settings.log_level, settings.log_format)
     logging.captureWarnings(True)
     try:
+        tracing = start_tracing(os.environ)
+    except TracingError as error:
+        raise StartError(str(error)) from None
+    try:
         listener = bind(settings.host, settings.port)
     except OSError as error:
         raise StartError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}") from None
     with listener:
-        runtime = _started(settings)
+        runtime = _started(settings, tracing)
         host, port = listener.getsockname()[:2]
         if not runtime.keys and not ipaddress.ip_address(host).is_loopback:
             log.warning("no API keys are configured: whoever reaches this address may ask", extra={"address": host})
         Server(runtime, lambda: print(_banner(runtime, host, port), flush=True)).run(sockets=[listener])
+    tracing.close()
     return 0
 
 

@@ -14,7 +14,6 @@ from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDr
 from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
 from service.engine.prefixes import Prefixes
-from service.engine.request import Request
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
 from service.owner import ANYONE, Owner
@@ -99,7 +98,7 @@ class Generating(Writing[Generation]):
             capture=self.session_id is not None,
             prefixes=prompt.prefixes,
         )
-        request = Request(self.request_id, program, self.deadline, self.owner)
+        request = self.request(program)
         (result,) = self.runtime.engine.submit(model.lane.name, [request])
         for modality, count in program.prompt_tokens.items():
             metrics.tokens_total.labels(model.name, modality, "input").inc(count)

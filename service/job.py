@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from service.engine.request import Program, Request
 from service.errors import DeadlineExceeded, Internal, ServiceError
 from service.owner import Owner
 
@@ -29,6 +30,7 @@ class Job(Generic[R]):
     def __init__(self, runtime: Runtime, deadline: float | None, request_id: str, owner: Owner) -> None:
         self.runtime, self.deadline, self.request_id, self.owner = runtime, deadline, request_id, owner
         self.answer: Future[R] = Future()
+        self.trace = runtime.tracing.current()
 
     def prepare(self, what: str, prepare: Callable[[], T], infer: Callable[[T], None]) -> None:
         """Run `prepare` in a worker, then `infer` with what it gave; what either raises is the answer.
@@ -38,7 +40,11 @@ class Job(Generic[R]):
 
         def checked() -> T:
             self._check_deadline(f"before {what}")
-            prepared = prepare()
+            begun = time.monotonic()
+            try:
+                prepared = prepare()
+            finally:
+                self.runtime.tracing.record(self.trace, "features", begun, time.monotonic())
             self._check_deadline(f"while {what}")
             return prepared
 
@@ -55,6 +61,10 @@ class Job(Generic[R]):
         self.answer.add_done_callback(lambda answer: answer.cancelled() and preparing.cancel())
         preparing.add_done_callback(done)
 
+    def request(self, program: Program[T]) -> Request[T]:
+        """A program of this job, for the engine."""
+        return Request(self.request_id, program, self.deadline, self.owner, trace=self.trace)
+
     def succeed(self, result: R) -> None:
         """Answer, unless the client has gone."""
         if self.answer.set_running_or_notify_cancel():
@@ -63,10 +73,13 @@ class Job(Generic[R]):
     def fail(self, error: BaseException) -> None:
         """Answer with an error; one that is not for clients is logged, and answered as internal."""
         if not isinstance(error, ServiceError):
-            logger.error("request failed", exc_info=error, extra={"request_id": self.request_id})
+            logger.error("request failed", exc_info=error, extra=self._names())
             error = Internal("the service failed on this request; it may be retried")
         if not self.answer.done() and self.answer.set_running_or_notify_cancel():
             self.answer.set_exception(error)
+
+    def _names(self) -> dict[str, str]:
+        return {"request_id": self.request_id, **self.runtime.tracing.names(self.trace)}
 
     def _check_deadline(self, where: str) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:

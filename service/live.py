@@ -112,7 +112,9 @@ class LiveSession:
     async def _extract(self, function: Callable[[], Clip | None]) -> Clip | None:
         begun = time.monotonic()
         clip = await self._with_room(lambda: self.runtime.workers.submit(function))
-        self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(time.monotonic() - begun)
+        ended, tracing = time.monotonic(), self.runtime.tracing
+        self.runtime.metrics.feature_duration_seconds.labels(self.model.name).observe(ended - begun)
+        tracing.record(tracing.current(), "features", begun, ended)
         return clip
 
     async def _run(self, clip: Clip | None) -> list[Measurement]:

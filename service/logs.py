@@ -1,13 +1,14 @@
 """Structured logs: one JSON object a line, or a readable line on a terminal, each with the request it belongs to.
 
-A record's own data travels as `extra={...}`; the id of the request comes from a context variable that the HTTP edge
-sets, so that every log call beneath it is tagged.
+A record's own data travels as `extra={...}`; the id of the request, and where traces are on its `trace_id` and
+`span_id`, come from context variables that the HTTP edge sets, so that every log call beneath it is tagged.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -15,6 +16,7 @@ from typing import Any, TextIO
 import orjson
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+trace_names: ContextVar[Mapping[str, str] | None] = ContextVar("trace_names", default=None)
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
@@ -71,4 +73,6 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
     if (current := request_id.get()) is not None:
         fields.setdefault("request_id", current)
+    for name, value in (trace_names.get() or {}).items():
+        fields.setdefault(name, value)
     return fields

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.prediction import Prediction, PredictOptions, predict_from, without
-from service.engine.request import Request
 from service.engine.snapshots import Snapshot
 from service.errors import InvalidInput
 from service.features.types import Clip, Media, Steps
@@ -63,13 +62,13 @@ class Predicting(Writing[Prediction]):
 
     def _infer(self, clip: Clip) -> None:
         program = ClipProgram(clip, self.options.timeline, restore=self._state, capture=self.session_id is not None)
-        requests = {"": Request(self.request_id, program, self.deadline, self.owner)}
+        requests = {"": self.request(program)}
         names = list(self.model.config.model.modalities)
         if self.attributed:
             for name in names:
                 rest = without(clip, names, name)
                 if rest is not None and clip.present[names.index(name)].any():
-                    requests[name] = Request(self.request_id, ClipProgram(rest), self.deadline, self.owner)
+                    requests[name] = self.request(ClipProgram(rest))
         results = self.runtime.engine.submit(self.model.lane.name, list(requests.values()))
         for name, row in zip(names, clip.present, strict=True):
             counter = self.runtime.metrics.steps_total.labels(self.model.name, name, "input")

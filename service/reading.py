@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from service.codecs.prompt import PromptPart, encode_parts
 from service.engine.reading_program import Read, ReadingProgram
-from service.engine.request import Request
 from service.errors import InvalidInput
 from service.owner import ANYONE, Owner
 from service.served import GenerativeModel, media_limits
@@ -59,7 +58,7 @@ class ReadingJob(Writing[Reading]):
         return ReadingProgram(ids, state)
 
     def _infer(self, program: ReadingProgram) -> None:
-        request = Request(self.request_id, program, self.deadline, self.owner)
+        request = self.request(program)
         (result,) = self.runtime.engine.submit(self.model.lane.name, [request])
         counts = Counter(map(self.model.vocabulary.modality, program.ids))
         for modality, count in counts.items():

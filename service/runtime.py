@@ -36,6 +36,7 @@ from service.served import GenerativeModel, ServedModel, held_by, load_model
 from service.sessions.sessions import Sessions
 from service.sessions.stores import open_store
 from service.settings import Settings
+from service.tracing import Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +55,13 @@ class Runtime:
         metrics: Metrics,
         models: Mapping[str, ServedModel | GenerativeModel],
         keys: Keyring,
+        tracing: Tracing,
     ) -> None:
         self.settings, self.metrics, self.models, self.keys = settings, metrics, models, keys
+        self.tracing = tracing
         self.ready = self.draining = False
-        self.engine = Engine([model.lane for model in models.values()], threads=settings.threads)
+        lanes = [model.lane for model in models.values()]
+        self.engine = Engine(lanes, threads=settings.threads, tracing=tracing)
         self.admission = Admission(settings.slots + settings.max_waiting)
         self.paces = {name: Pace() for name in models}
         self.workers = FeatureWorkers(settings.feature_threads, self.admission.limit)
@@ -70,8 +74,8 @@ class Runtime:
         )
 
     @classmethod
-    def start(cls, settings: Settings, metrics: Metrics) -> Runtime:
-        """Read the API keys, load the models, start the engine, warm the features.
+    def start(cls, settings: Settings, metrics: Metrics, tracing: Tracing | None = None) -> Runtime:
+        """Read the API keys, load the models, start the engine, warm the features. tracing: None makes no spans.
 
         Raises ValueError where keys or a checkpoint are unusable, OSError where they cannot be read, OutOfMemory where
         weights or slots do not fit.
@@ -90,7 +94,7 @@ class Runtime:
             metrics.model_info.labels(model.name).info(
                 {"architecture": model.card["architecture"], "backend": settings.backend, "dtype": model.card["dtype"]}
             )
-        runtime = cls(settings, metrics, models, keys)
+        runtime = cls(settings, metrics, models, keys, tracing or Tracing())
         runtime._account()
         runtime.engine.start()
         for model in models.values():

@@ -22,7 +22,8 @@ HEADER = """# Configuration
 Every setting is an environment variable, and has a name in the TOML file that `SERPENTINE_CONFIG` or `--config` points
 to; `serpentine serve --help` lists those that are flags too. A flag goes before the environment, the environment before
 the file. What is unknown, misspelt or out of its range fails at start. `serpentine config` prints what holds, and where
-each value came from (`--json` for programs); passwords are masked.
+each value came from (`--json` for programs); passwords are masked. [Traces](runbook.md#traces) have OpenTelemetry's own
+variables.
 
 This page is made from the code: `python -m service.settings_table > docs/configuration.md`.
 

@@ -44,6 +44,7 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # ours tell of the same requests
     )
     routers = (
         predict_router,

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.context import Caller, Edge
 from service.api.problems import CLIENT_GONE, count, problem_response, unexpected
 from service.logs import request_id
+from service.tracing import Served
 
 access_log = logging.getLogger("service.access")
 log = logging.getLogger(__name__)
@@ -30,18 +31,31 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         caller = Caller.enter(scope)
-        if scope["type"] == "websocket":
-            await self.app(scope, receive, send)
-            return
         token = request_id.set(caller.id)
+        try:
+            with self.edge.runtime.tracing.serving(scope) as served:
+                served.name({"serpentine.request_id": caller.id})
+                await self._serve(scope, receive, send, caller, served)
+        finally:
+            request_id.reset(token)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, caller: Caller, served: Served) -> None:
         status = 0  # until the response starts
 
         async def send_on(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = caller.id
+            if message["type"] in BEGINNINGS:
+                status = message.get("status", SWITCHING)
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = caller.id
+                if served.traceresponse is not None:
+                    headers["traceresponse"] = served.traceresponse
             await send(message)
+
+        if scope["type"] == "websocket":  # its route counts and reports what it is about
+            await self.app(scope, receive, send_on)
+            served.answered(_route(scope), status or CLIENT_GONE)
+            return
 
         self.edge.gate.running += 1
         try:
@@ -56,10 +70,10 @@ class RequestMiddleware:
         finally:
             self.edge.gate.running -= 1
             self._report(scope, status or CLIENT_GONE, time.monotonic() - caller.arrived)
-            request_id.reset(token)
+            served.answered(_route(scope), status or CLIENT_GONE)
 
     def _report(self, scope: Scope, status: int, duration_s: float) -> None:
-        endpoint: str = getattr(scope.get("route"), "path", "unmatched")
+        endpoint = _route(scope)
         self.edge.runtime.metrics.request_duration_seconds.labels(endpoint=endpoint, status=status).observe(duration_s)
         fields: dict[str, Any] = {
             "method": scope["method"],
@@ -71,5 +85,12 @@ class RequestMiddleware:
         access_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=fields)
 
 
+def _route(scope: Scope) -> str:
+    path: str = getattr(scope.get("route"), "path", "unmatched")
+    return path
+
+
+BEGINNINGS = frozenset({"http.response.start", "websocket.http.response.start", "websocket.accept"})
+SWITCHING = 101  # the status of a socket that is accepted
 QUIET = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
 """Polled every few seconds: their successes are logged at debug."""

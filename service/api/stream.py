@@ -41,7 +41,6 @@ from service.errors import (
 from service.features.incremental import Frame
 from service.live import LiveOptions, LiveSession
 from service.live_keeping import KeptStream
-from service.logs import request_id
 from service.owner import Owner
 from service.runtime import Runtime
 
@@ -56,12 +55,7 @@ def stream_router(edge: Edge) -> APIRouter:
 
     @router.websocket("/predict/stream")
     async def stream(websocket: WebSocket) -> None:
-        caller = Caller.of(websocket)
-        token = request_id.set(caller.id)
-        try:
-            await _Stream(edge, websocket, caller).serve()
-        finally:
-            request_id.reset(token)
+        await _Stream(edge, websocket, Caller.of(websocket)).serve()
 
     return router
 
@@ -103,8 +97,7 @@ class _Stream:
         gate.running += 1  # a shutdown waits until it is told
         begun = time.monotonic()
         try:
-            headers = [(b"x-request-id", self.id.encode())]
-            await self.websocket.accept(subprotocol(self.websocket), headers)
+            await self.websocket.accept(subprotocol(self.websocket))
             await self._talk()
         except _Closed as closed:
             await self._close(closed)
@@ -163,7 +156,8 @@ class _Stream:
         begun = time.monotonic()
         self.messages += 1
         try:
-            await self._answer(session, kept, message)
+            with self.edge.runtime.tracing.message("message of /predict/stream"):
+                await self._answer(session, kept, message)
         except (EngineDown, Overloaded, Draining) as error:
             await self._fail(error)
             raise _Closed(LATER, error.code) from None

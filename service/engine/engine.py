@@ -25,6 +25,7 @@ from service.engine.scheduler import Scheduler
 from service.errors import EngineDown, Overloaded
 from service.metrics import Metrics
 from service.models.memory import OutOfMemory
+from service.tracing import BatchTraces, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Lane:
 
     def __init__(self, name: str, runner: Runner[Any], limits: Limits, metrics: Metrics) -> None:
         self.name, self.runner, self.metrics = name, runner, metrics
+        self.traces = BatchTraces()
         self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner)
         metrics.state_slots.labels(name, "total").set(limits.slots)
         self.observe()
@@ -80,7 +82,9 @@ class Lane:
             logger.exception("batch failed", extra=about)
             self.scheduler.fail(batch, error)
             return
-        self._observe_batch(batch, time.monotonic() - begun)
+        ended = time.monotonic()
+        self._observe_batch(batch, ended - begun)
+        self.traces.ran(batch, begun, ended)
         for request, fault in self.scheduler.deliver(batch, outputs).items():
             about = {"model": self.name, "requests": [request.id]}
             if isinstance(fault, NotFinite):
@@ -105,14 +109,18 @@ class Lane:
             self.metrics.queue_duration_seconds.labels(self.name).observe(request.started_s - request.submitted_s)
         if outcome == "cancelled":
             self.metrics.cancellations_total.labels("queue" if request.started_s is None else "inference").inc()
+        self.traces.retired(request, outcome)
 
 
 class Engine:
     """Runs the lanes' requests on one thread of its own. `submit` may be called from any thread."""
 
-    def __init__(self, lanes: Sequence[Lane], *, threads: int | None = None) -> None:
+    def __init__(self, lanes: Sequence[Lane], *, threads: int | None = None, tracing: Tracing | None = None) -> None:
         """threads: of the model's arithmetic; None leaves PyTorch's default."""
         self._lanes: Mapping[str, Lane] = {lane.name: lane for lane in lanes}
+        if tracing is not None:
+            for lane in lanes:
+                lane.traces = tracing.batches(lane.name)
         self._threads = threads
         self._inbox: queue.SimpleQueue[tuple[Lane, Sequence[Request[Any]]] | None] = queue.SimpleQueue()
         self._stopping = False

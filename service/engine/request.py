@@ -81,6 +81,7 @@ class Request(Generic[R]):
     deadline  time.monotonic() seconds, or None
     owner     on whose behalf
     kept      its rows, while it is without slots though it has begun
+    trace     where its spans belong, see `service.tracing`; None: it is not recorded
     future    resolves to the program's result or a ServiceError; cancelling it retires the request within a step
     """
 
@@ -93,6 +94,7 @@ class Request(Generic[R]):
     started_s: float | None = None
     slots: tuple[int, ...] = ()
     kept: object | None = None
+    trace: Any = None
 
 
 @dataclass(frozen=True)
