@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-backends lint bench bench-quick load-quick load soak-stream sanitize
+.PHONY: serve test test-backends lint bench bench-quick load-quick load soak soak-stream capacity sanitize
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -45,6 +45,12 @@ load-quick: .venv/.load
 
 load: .venv/.load
 	$(LOAD) full
+
+soak: .venv/.load
+	$(LOAD) soak
+
+capacity: .venv/.load
+	$(LOAD) capacity
 
 # Rules, dashboard and runbook against a real Prometheus; also part of `make test`, where Prometheus is installed.
 monitor-test: .venv/.installed

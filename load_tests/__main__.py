@@ -11,24 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from load_tests.capacity import Capacity
 from load_tests.ledger import Call, read
 from load_tests.open_loop import Plan, in_a_process
 from load_tests.overload import Lengths, overload
 from load_tests.report import by_kind, checks, rejections, table
 from load_tests.service import Service, serving
+from load_tests.soak import Length, soak
 from load_tests.users import users
 
 HERD = 100
+PROBE_S = 5.0  # of capacity
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """-> the exit status: 1 where a check failed."""
     parser = argparse.ArgumentParser(prog="python -m load_tests", description=__doc__)
-    parser.add_argument("what", choices=("quick", "full"))
+    parser.add_argument("what", choices=("quick", "full", "soak", "capacity"))
+    parser.add_argument("--requests", type=int, default=10**9, help="of a soak, at most")
+    parser.add_argument("--seconds", type=float, default=3600, help="of a soak, at most")
+    parser.add_argument("--in-flight", type=int, default=8, help="clients of a soak")
     parser.add_argument("--host", help="of a running service, such as http://127.0.0.1:8080; none: one is started")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder, service(chosen.host, Path(folder)) as running:
-        return {"quick": quick, "full": full}[chosen.what](running, Path(folder))
+        if chosen.what == "soak":
+            result = soak(running, Path(folder), Length(chosen.requests, chosen.seconds), chosen.in_flight)
+            print(json.dumps(result))
+            return _status(result)
+        return {"quick": quick, "full": full, "capacity": capacity}[chosen.what](running, Path(folder))
 
 
 @contextmanager
@@ -67,6 +77,18 @@ def full(service: Service, folder: Path) -> int:
         calls += more
     print(table(rows, "overload"))
     result = checks(service, before, calls) | {"rejections": rejections(calls)}
+    print(json.dumps(result))
+    return _status(result)
+
+
+def capacity(service: Service, folder: Path) -> int:
+    """The highest rates that keep the objectives: a table, then one JSON object."""
+    users(service, folder, 3)
+    before = service.scrape()
+    probes = Capacity(service, folder, PROBE_S)
+    rows = probes.measure()
+    print(table(rows, "work"))
+    result = checks(service, before, probes.calls) | {"capacity": rows}
     print(json.dumps(result))
     return _status(result)
 

@@ -25,6 +25,7 @@ import uvloop
 from load_tests import payloads
 from load_tests.ledger import Call, write
 from load_tests.payloads import Post
+from load_tests.streams import FRAMES_HZ, play
 
 TIMEOUT_S = 60.0
 BODIES = 8  # of a kind, so that not every request is the same one
@@ -36,6 +37,7 @@ class Plan:
 
     work         a key of WORKS, or several that take turns
     in_flight    closed: so many clients that ask again when they are answered, instead of a rate
+    streams      so many sockets at real-time rate, half of them with sound; with in_flight as fast as they can
     """
 
     url: str
@@ -45,6 +47,7 @@ class Plan:
     rate: float = 0.0
     at_once: int = 0
     in_flight: int = 0
+    streams: int = 0
     deadline_ms: int | None = None
     seed: int = 0
 
@@ -68,46 +71,87 @@ class Clients:
         self.idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
         self.calls: list[Call] = []
         self.late_s: list[float] = []
-        kinds = [posts(work) for work in plan.work]
+        self.random = random.Random(plan.seed)
+        kinds = [] if plan.streams else [posts(work) for work in plan.work]
         self.posts = [kind[i % len(kind)] for i in range(BODIES) for kind in kinds]
 
-    async def ask(self, number: int, due: float) -> None:
-        """One request; `due` is when it should have gone out."""
-        post = self.posts[number % len(self.posts)]
+    def post(self, number: int) -> Post:
+        """The bodies in turn."""
+        return self.posts[number % len(self.posts)]
+
+    async def ask(self, post: Post, due: float, leave: str | None = None, method: str = "POST", route: str = "") -> int:
+        """One request, left where `leave` says -> its status, 0 where none came.
+
+        due: when it should have gone out. route: as the metrics name it, where the path has an id.
+        """
         deadline_ms = self.plan.deadline_ms
-        call = Call(post.kind, post.path, deadline_s=deadline_ms and deadline_ms / 1000)
+        call = Call(post.kind, route or post.path, deadline_s=deadline_ms and deadline_ms / 1000, left=leave)
         self.calls.append(call)
         head = (
-            f"POST {post.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: {post.content_type}\r\n"
-            f"X-Request-Id: {call.id}\r\nContent-Length: {len(post.body)}\r\n"
+            f"{method} {post.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nContent-Type: {post.content_type}\r\n"
         )
+        head += f"X-Request-Id: {call.id}\r\nContent-Length: {len(post.body)}\r\n"
         if deadline_ms:
             head += f"X-Deadline-Ms: {deadline_ms}\r\n"
+        message = head.encode() + b"\r\n" + post.body
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 reader, writer = self.idle.pop() if self.idle else await self._connect()
                 sent = time.perf_counter()
                 self.late_s.append(sent - due)
-                writer.write(head.encode() + b"\r\n" + post.body)
+                if leave is not None:
+                    await self._leave(reader, writer, message, len(post.body), leave)
+                    return 0
+                writer.write(message)
                 headers = (await reader.readuntil(b"\r\n\r\n")).lower()
                 call.head_s = time.perf_counter() - sent
-                _, _, rest = headers.partition(b"content-length: ")
-                body = await reader.readexactly(int(rest.split(b"\r\n", 1)[0]))
+                _, declared, rest = headers.partition(b"content-length: ")
+                body = await reader.readexactly(int(rest.split(b"\r\n", 1)[0])) if declared else b""
                 call.seconds = time.perf_counter() - sent
             call.status = int(headers[9:12])
             if call.id.encode() not in headers:
                 call.fault = "the answer is to another request"
-            if call.status >= 300:
-                call.code = json.loads(body)["code"]
+            self._read(call, body)
             if b"connection: close" in headers:
                 writer.close()
             else:
                 self.idle.append((reader, writer))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
             call.fault = repr(error)
+        return call.status
+
+    @staticmethod
+    def _read(call: Call, body: bytes) -> None:
+        if call.status >= 300:
+            call.code = json.loads(body)["code"]
+        elif call.endpoint == "/generate":
+            answer = json.loads(body)
+            call.tokens = sum(answer["usage"]["completion_tokens"].values())
+            call.first_s = answer["timing_ms"]["first_token"] / 1000
+
+    async def _leave(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, message: bytes, body_bytes: int, where: str
+    ) -> None:
+        """Go away with half of the body sent, before the answer, or with some of it read."""
+        if where == "the body":
+            writer.write(message[: len(message) - max(1, body_bytes // 2)])
+            await asyncio.sleep(0.02 * self.random.random())
+        else:
+            writer.write(message)
+            if where == "the answer":
+                await asyncio.sleep(0.05 * self.random.random())
+            else:
+                await reader.read(100)
+        await writer.drain()
+        writer.transport.abort()
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self.host, self.port)
+
+    def close(self) -> None:
+        """The connections that are idle."""
+        for _, writer in self.idle:
+            writer.close()
 
     async def closed(self) -> None:
         """`in_flight` clients, each with one request at a time."""
@@ -116,40 +160,58 @@ class Clients:
         async def client(first: int) -> None:
             number = first
             while time.perf_counter() < end:
-                await self.ask(number, time.perf_counter())
+                await self.ask(self.post(number), time.perf_counter())
                 number += self.plan.in_flight
 
         await asyncio.gather(*(client(i) for i in range(self.plan.in_flight)))
 
     async def open(self) -> None:
         """By the clock, whatever is still in flight."""
-        loop, draw = asyncio.get_running_loop(), random.Random(self.plan.seed)
-        begun = time.perf_counter()
+        loop, begun = asyncio.get_running_loop(), time.perf_counter()
         tasks = set()
         due, number = begun, 0
         while due < begun + self.plan.seconds:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            task = loop.create_task(self.ask(number, due))
+            task = loop.create_task(self.ask(self.post(number), due))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
-            due += draw.expovariate(self.plan.rate)
+            due += self.random.expovariate(self.plan.rate)
             number += 1
         if tasks:
             await asyncio.wait(tasks)
 
+    async def sockets(self) -> None:
+        """Streams side by side; their frames are spread over the time between two."""
+        hz = None if self.plan.in_flight else FRAMES_HZ
+        end = time.perf_counter() + self.plan.seconds
+
+        async def client(index: int) -> None:
+            await asyncio.sleep(index / self.plan.streams / FRAMES_HZ)
+            while time.perf_counter() < end:
+                call, _ = await play(self.plan.url, round(self.plan.seconds * FRAMES_HZ), sound=index % 2 == 1, hz=hz)
+                self.calls.append(call)
+
+        await asyncio.gather(*(client(i) for i in range(self.plan.streams)))
+
     async def herd(self) -> None:
         """All at once."""
         now = time.perf_counter()
-        await asyncio.gather(*(self.ask(i, now) for i in range(self.plan.at_once)))
+        await asyncio.gather(*(self.ask(self.post(i), now) for i in range(self.plan.at_once)))
 
 
 async def run(plan: Plan) -> dict[str, Any]:
     """Carry it out -> the seconds it took, and by how much requests went out late (p99)."""
     clients = Clients(plan)
     begun = time.perf_counter()
-    await (clients.closed() if plan.in_flight else clients.herd() if plan.at_once else clients.open())
+    if plan.streams:
+        await clients.sockets()
+    elif plan.at_once:
+        await clients.herd()
+    else:
+        await (clients.closed() if plan.in_flight else clients.open())
     took = time.perf_counter() - begun
+    clients.close()
     write(Path(plan.ledger), clients.calls)
     late = sorted(clients.late_s) or [0.0]
     return {"seconds": took, "late_p99_ms": 1000 * late[int(0.99 * (len(late) - 1))]}

@@ -57,11 +57,14 @@ def checks(service: Service, before: Readings, calls: Sequence[Call]) -> dict[st
     The service's counters are compared by route: as many requests ended as were sent. Where its log is at hand, each
     id must be in there once, with the status that its client saw.
     """
-    after = settled(service)
-    ended = _ended(after) - _ended(before)
     sent = Counter(call.endpoint for call in calls if call.endpoint and call.reached)
-    apart = {route: (sent[route], ended[route]) for route in sent if sent[route] != ended[route]}
-    faults = [f"{route}: {a} were sent and {b:.0f} ended" for route, (a, b) in apart.items()]
+
+    def apart(readings: Readings) -> list[str]:
+        ended = _ended(readings) - _ended(before)
+        return [f"{at}: {sent[at]} were sent and {ended[at]} ended" for at in sent if sent[at] != ended[at]]
+
+    after = settled(service, lambda readings: not apart(readings))
+    faults = apart(after)
     if service.log is not None:
         faults += discrepancies(calls, logged(service.log))
     lost = [call for call in calls if call.lost]

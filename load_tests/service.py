@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,13 +85,13 @@ def serving(folder: Path, **settings: str) -> Iterator[Service]:
                 process.kill()
 
 
-def settled(service: Service, patience_s: float = 20.0) -> Readings:
-    """The metrics once nothing runs or waits and no slot is taken, or as they are when patience ends."""
+def settled(service: Service, agreed: Callable[[Readings], bool], patience_s: float = 20.0) -> Readings:
+    """The metrics once nothing runs or waits, no slot is taken and they are `agreed` on, or as patience ends."""
     limit = time.monotonic() + patience_s
     while True:
         now = service.scrape()
         busy = [now.total(name) for name in ("requests_running", "requests_waiting", "streams")]
-        if not any(busy) and not now.total("state_slots", state="used"):
+        if not any(busy) and not now.total("state_slots", state="used") and agreed(now):
             return now
         if time.monotonic() >= limit:
             return now

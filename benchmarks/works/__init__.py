@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from benchmarks.figures import Bench, Figure
-from benchmarks.works import coupled_scan, decode, generate, predict_engine, predict_http, scan_training
+from benchmarks.works import coupled_scan, decode, generate, generate_http, predict_engine, predict_http, scan_training
 
 WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
     {
         "coupled_scan": coupled_scan.run,
         "decode": decode.run,
         "generate": generate.run,
+        "generate_http": generate_http.run,
         "predict_engine": predict_engine.run,
         "predict_http": predict_http.run,
         "scan_training": scan_training.run,

@@ -126,4 +126,4 @@ def test_unknown_works_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         command.main(["predict_engin"])
     assert exit_.value.code == 2
-    assert "known are coupled_scan, decode, generate, predict_engine" in capsys.readouterr().err
+    assert "known are coupled_scan, decode, generate, generate_http, predict_engine" in capsys.readouterr().err
