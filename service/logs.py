@@ -29,7 +29,7 @@ def configure_logging(level: str, kind: str, stream: TextIO | None = None) -> No
     stream = stream or sys.stderr
     pretty = kind == "pretty" or (kind == "auto" and stream.isatty())
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(PrettyFormatter() if pretty else JsonFormatter())
+    handler.setFormatter(PrettyFormatter(stream.isatty()) if pretty else JsonFormatter())
     logging.root.handlers[:] = [handler]
     logging.root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
@@ -58,14 +58,30 @@ class JsonFormatter(logging.Formatter):
 
 
 class PrettyFormatter(logging.Formatter):
-    """`12:00:00 info  service.access: message key=value …` and a traceback below it."""
+    """`12:00:00 info  service.access: message key=value …` and a traceback below it. colours: of the level."""
+
+    def __init__(self, colours: bool = False) -> None:
+        super().__init__()
+        self.colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line, plus a traceback."""
         clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
-        text = f"{clock} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
-        text += "".join(f" {key}={value}" for key, value in _fields(record).items())
+        level = f"{record.levelname.lower():7}"
+        if self.colours:
+            level = f"\x1b[{_COLOURS.get(record.levelno, 0)}m{level}\x1b[0m"
+        text = f"{clock} {level} {record.name}: {_plain(record.getMessage())}"
+        text += "".join(f" {key}={_plain(value)}" for key, value in _fields(record).items())
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+_COLOURS = {logging.DEBUG: 2, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
+
+
+def _plain(value: object) -> str:
+    """On one line, without what a terminal would obey: a client's words may be in it."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

@@ -60,11 +60,34 @@ def test_an_exception_stays_in_its_line() -> None:
     assert "RuntimeError: oh" in line["exception"]
 
 
-@pytest.mark.parametrize(("kind", "stream"), [("auto", Terminal()), ("pretty", io.StringIO())])
-def test_pretty_lines(kind: str, stream: io.StringIO) -> None:
+@pytest.mark.parametrize(
+    ("kind", "stream", "level"),
+    [
+        ("auto", Terminal(), "\x1b[33mwarning\x1b[0m"),
+        ("pretty", Terminal(), "\x1b[33mwarning\x1b[0m"),
+        ("pretty", io.StringIO(), "warning"),
+    ],
+)
+def test_pretty_lines(kind: str, stream: io.StringIO, level: str) -> None:
     configure_logging("info", kind, stream)
-    logging.getLogger("here").info("hello", extra={"model": "tiny"})
-    assert stream.getvalue().endswith("info    here: hello model=tiny\n")
+    logging.getLogger("here").warning("hello", extra={"model": "tiny"})
+    assert stream.getvalue().endswith(f" {level} here: hello model=tiny\n")
+
+
+def test_json_on_a_terminal_where_it_is_asked_for() -> None:
+    stream = Terminal()
+    configure_logging("info", "json", stream)
+    logging.getLogger("here").info("hello")
+    assert json.loads(stream.getvalue())["message"] == "hello"
+
+
+def test_a_clients_words_do_not_steer_a_terminal() -> None:
+    stream = Terminal()
+    configure_logging("info", "pretty", stream)
+    logging.getLogger("here").info("it said %s", "a\nb\x1b[2J", extra={"name_of_it": "c\x1b]0;d\x07"})
+    (line,) = stream.getvalue().splitlines()
+    assert "\x1b[2J" not in line
+    assert "\x1b]0;" not in line
 
 
 def test_uvicorn_speaks_through_it() -> None:

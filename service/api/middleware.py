@@ -41,9 +41,11 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send, caller: Caller, served: Served) -> None:
         status = 0  # until the response starts
+        sent_bytes = 0
 
         async def send_on(message: Message) -> None:
-            nonlocal status
+            nonlocal status, sent_bytes
+            sent_bytes += len(message.get("body", b""))
             if message["type"] in BEGINNINGS:
                 status = message.get("status", SWITCHING)
                 headers = MutableHeaders(scope=message)
@@ -69,18 +71,23 @@ class RequestMiddleware:
             await problem_response(error, caller.id)(scope, receive, send_on)
         finally:
             self.edge.gate.running -= 1
-            self._report(scope, status or CLIENT_GONE, time.monotonic() - caller.arrived)
+            self._report(scope, status or CLIENT_GONE, time.monotonic() - caller.arrived, sent_bytes)
             served.answered(_route(scope), status or CLIENT_GONE)
 
-    def _report(self, scope: Scope, status: int, duration_s: float) -> None:
+    def _report(self, scope: Scope, status: int, duration_s: float, sent_bytes: int) -> None:
         endpoint = _route(scope)
         self.edge.runtime.metrics.request_duration_seconds.labels(endpoint=endpoint, status=status).observe(duration_s)
         fields: dict[str, Any] = {
             "method": scope["method"],
             "path": scope.get("raw_path", b"").decode("ascii", "backslashreplace"),  # as sent: no control characters
             "status": status,
+            "endpoint": endpoint,
             "duration_ms": round(duration_s * 1000, 3),
+            "sent_bytes": sent_bytes,
+            "client": (scope.get("client") or ("",))[0],
         }
+        if key := Caller.of(scope).owner.key:
+            fields["key"] = key
         quiet = endpoint in QUIET and status < 400
         access_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=fields)
 
