@@ -71,6 +71,7 @@ class Runtime:
             ttl_s=settings.session_ttl_s,
             budget_bytes=settings.session_bytes,
             store=None if settings.session_store is None else open_store(settings.session_store),
+            lease_s=settings.session_lease_s,
         )
 
     @classmethod

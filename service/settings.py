@@ -90,6 +90,9 @@ class Settings(BaseSettings):
 
     max_sessions: int = Field(default=10_000, ge=0, description="of one API key, where its line has no other limit")
     session_ttl_s: float = Field(default=3600.0, gt=0, description="from a session's last write")
+    session_lease_s: float = Field(
+        default=10.0, gt=0, description="for which a process that died keeps others from writing its sessions"
+    )
     session_bytes: int = Field(default=256 * 2**20, ge=1024, description="of sessions in this process's memory")
     session_store: str | None = Field(
         default=None, description="redis://… or unix://…: where replicas share sessions; unset: in memory only"

@@ -27,6 +27,8 @@ M = TypeVar("M", ServedModel, GenerativeModel)
 SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
+RETRIED = "serpentine.retried"
+"""An extension of the scope, which a client cannot set."""
 _PREFIXES = {"/predict/stream": "sess", "/predict": "pred", "/generate": "gen"}
 
 
@@ -81,18 +83,21 @@ class Caller:
     arrived  the monotonic second
     owner    on whose behalf it runs
     usage    of that owner's quotas, where there are any
+    retried  the request was sent before, to a replica that died over it
     """
 
     id: str
     arrived: float
     owner: Owner = ANYONE
     usage: Usage | None = None
+    retried: bool = False
 
     @classmethod
     def enter(cls, scope: Scope) -> Caller:
         """Name the request that has just arrived: by the client's X-Request-Id if that is sane, or anew."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        caller = cls(given if _SANE_ID.fullmatch(given) else make_id(scope["path"]), time.monotonic())
+        id = given if _SANE_ID.fullmatch(given) else make_id(scope["path"])
+        caller = cls(id, time.monotonic(), retried=RETRIED in scope.get("extensions", {}))
         scope[_SCOPE_KEY] = caller
         return caller
 

@@ -37,7 +37,7 @@ def generate_router(edge: Edge) -> APIRouter:
         edge.runtime.check_room(GenerativeModel.task, deadline_of(caller.arrived, budget_ms, None, settings))
         call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.body.deadline_ms, settings)
-        origin = await until(deadline, origin_of(edge, call.body, caller.owner.key))
+        origin = await until(deadline, origin_of(edge, call.body, caller))
         generating = _Generating(edge, call, origin, deadline, caller)
         if not call.body.stream:
             return Response(await unless_gone(request, generating.whole()), media_type=JSON)

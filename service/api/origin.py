@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from service.api.bodies import parse_base64
-from service.api.context import Edge
+from service.api.context import Caller, Edge
 from service.api.generate_schemas import GenerateBody
 from service.engine.snapshots import Snapshot, made_by
 from service.errors import InvalidInput, SessionConflict
@@ -25,13 +25,13 @@ class Origin:
     snapshot: Snapshot | None = None
 
 
-async def origin_of(edge: Edge, body: GenerateBody, key: str) -> Origin:
+async def origin_of(edge: Edge, body: GenerateBody, caller: Caller) -> Origin:
     """Of a generation. Raises NotFound, InvalidInput, SessionConflict, Overloaded."""
     runtime = edge.runtime
     if body.session_id is not None and body.snapshot is not None:
         raise InvalidInput.at(("snapshot",), "a session has its own state; send session_id or snapshot")
     if body.session_id is not None:
-        session = await session_of(edge, body.session_id, key)
+        session = await session_to_write(edge, body.session_id, caller)
         return Origin(runtime.model(named(session, body.model), "generation"))
     if body.snapshot is None:
         return Origin(runtime.model(body.model, "generation"))
@@ -45,6 +45,17 @@ async def session_of(edge: Edge, id: str, key: str) -> Session:
         raise no_session(id)
     sessions = edge.runtime.sessions
     return sessions.show(id, key) if sessions.store is None else await edge.apart(sessions.show, id, key)
+
+
+async def session_to_write(edge: Edge, id: str, caller: Caller) -> Session:
+    """As `session_of`. Raises SessionConflict too, where it was this request that wrote it, and its answer was lost."""
+    session = await session_of(edge, id, caller.owner.key)
+    if caller.retried and session.request == caller.id:
+        raise SessionConflict(
+            f"session {id} took this request in, as its version {session.version}, but the answer was lost with the "
+            "replica that made it; do not send it again"
+        )
+    return session
 
 
 def named(session: Session, model: str | None) -> str:

@@ -15,7 +15,7 @@ from service.api.bodies import media_type, parse_base64, parse_json, read_body
 from service.api.context import Caller, Edge, no_query
 from service.api.generate_request import faulty, parts_from
 from service.api.openapi import JSON, SAFETENSORS, create_docs, gone_docs, json_docs, snapshot_docs, steps_docs
-from service.api.origin import named, session_of, snapshot_from
+from service.api.origin import named, session_of, session_to_write, snapshot_from
 from service.api.predict import answer_clip, read_clip
 from service.api.session_schemas import SessionBody, SessionOut, SessionPrompt
 from service.api.waiting import deadline_of, header_deadline_ms, last_moment, result, unless_gone, until
@@ -56,7 +56,7 @@ def sessions_router(edge: Edge) -> APIRouter:
         caller, settings = Caller.of(request), edge.runtime.settings
         budget_ms = header_deadline_ms(request, settings)
         end = last_moment(caller.arrived, budget_ms, settings)
-        session = await until(end, session_of(edge, id, caller.owner.key))
+        session = await until(end, session_to_write(edge, id, caller))
         model = edge.runtime.served(session.model)
         if isinstance(model, ServedModel):
             call = await until(end, read_clip(edge, request))

@@ -1,6 +1,6 @@
 """Sessions in Redis: a hash a session, and a key for its lease, both under one hash tag and changed by scripts.
 
-serpentine:{id}         model, key, created_at, expires_at, version, fence, data; expires with the session
+serpentine:{id}         model, key, request, created_at, expires_at, version, fence, data; expires with the session
 serpentine:{id}:lease   the fence of the writer; expires with its lease
 serpentine:of:KEY       the ids of an API key's sessions, by when they expire
 """
@@ -33,7 +33,7 @@ return fence
 _WRITE = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
 if redis.call('HGET', KEYS[1], 'fence') ~= ARGV[1] then return -2 end
-redis.call('HSET', KEYS[1], 'data', ARGV[2], 'expires_at', ARGV[3])
+redis.call('HSET', KEYS[1], 'data', ARGV[2], 'expires_at', ARGV[3], 'request', ARGV[5])
 redis.call('PEXPIREAT', KEYS[1], ARGV[4])
 redis.call('DEL', KEYS[2])
 return redis.call('HINCRBY', KEYS[1], 'version', 1)
@@ -45,8 +45,9 @@ redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
 redis.call('EXPIREAT', KEYS[1], math.ceil(ARGV[3]) + 1)
 return 0
 """
+_RENEW = "return redis.call('GET', KEYS[2]) == ARGV[1] and redis.call('PEXPIRE', KEYS[2], ARGV[2]) or 0"
 _RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
-_FIELDS = ("model", "version", "created_at", "expires_at", "key")
+_FIELDS = ("model", "version", "created_at", "expires_at", "key", "request")
 _GONE, _REFUSED = -1, -2
 
 
@@ -73,7 +74,7 @@ class RedisStore:
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again
         )
         self._acquire, self._write, self._release = map(self._redis.register_script, (_ACQUIRE, _WRITE, _RELEASE))
-        self._count = self._redis.register_script(_COUNT)
+        self._count, self._renew = map(self._redis.register_script, (_COUNT, _RENEW))
 
     @_answers
     def create(self, id: str, stored: Stored, most: int | None = None) -> None:
@@ -98,8 +99,9 @@ class RedisStore:
             *fields, data = self._redis.hmget(key, (*_FIELDS, "data"))  # at once: of one version
         if None in fields:
             raise no_session(id)
-        model, version, created_at, expires_at, owner = fields
-        return Stored(model.decode(), int(version), float(created_at), float(expires_at), data, owner.decode())
+        model, version, created_at, expires_at, owner, request = fields
+        times = float(created_at), float(expires_at)
+        return Stored(model.decode(), int(version), *times, data, owner.decode(), request.decode())
 
     @_answers
     def acquire(self, id: str, lease_s: float, key: str) -> int:
@@ -112,9 +114,14 @@ class RedisStore:
         return fence
 
     @_answers
-    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str) -> int:
+    def renew(self, id: str, fence: int, lease_s: float) -> bool:
         """See `Store`."""
-        version = int(self._write(keys=_keys(id), args=[fence, data, expires_at, _milliseconds(expires_at)]))
+        return bool(self._renew(keys=_keys(id), args=[fence, max(1, round(1000 * lease_s))]))
+
+    @_answers
+    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str, request: str) -> int:
+        """See `Store`."""
+        version = int(self._write(keys=_keys(id), args=[fence, data, expires_at, _milliseconds(expires_at), request]))
         if version == _GONE:
             raise no_session(id)
         if version == _REFUSED:

@@ -17,6 +17,7 @@ class Session:
 
     version    how often it was written; times in seconds since 1970
     key        the name of the API key that it belongs to; empty where none are configured
+    request    the id of the request that wrote it last; empty where none did
     """
 
     id: str
@@ -26,6 +27,7 @@ class Session:
     created_at: float
     expires_at: float
     key: str = ""
+    request: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Stored:
     expires_at: float
     data: bytes | None
     key: str = ""
+    request: str = ""
 
 
 class Store(Protocol):
@@ -57,7 +60,10 @@ class Store(Protocol):
     def acquire(self, id: str, lease_s: float, key: str) -> int:
         """Take the lease of one's own session for some seconds -> its fence. Raises NotFound, SessionConflict."""
 
-    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str) -> int:
+    def renew(self, id: str, fence: int, lease_s: float) -> bool:
+        """Let the lease last so long from now -> whether it was still this one."""
+
+    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str, request: str) -> int:
         """Replace the data and end the lease -> the new version. Raises NotFound, SessionConflict."""
 
     def release(self, id: str, fence: int) -> None:

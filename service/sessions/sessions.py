@@ -19,6 +19,7 @@ from service.engine.snapshots import Snapshot, SnapshotFormat
 from service.errors import NotFound, Overloaded, SessionConflict, TooLarge
 from service.metrics import Metrics
 from service.owner import ANYONE, Owner
+from service.sessions.leases import Leases
 from service.sessions.local import LocalSessions
 from service.sessions.session import Session, Store, Stored, make_session_id, no_session
 
@@ -37,9 +38,11 @@ class Sessions:
         ttl_s: float,
         budget_bytes: int,
         store: Store | None = None,
+        lease_s: float = 10.0,
     ) -> None:
-        """formats: by model."""
+        """formats: by model. lease_s: for how long a process that died keeps others from writing its sessions."""
         self.formats, self.metrics, self.ttl_s, self.store = formats, metrics, ttl_s, store
+        self._leases = None if store is None else Leases(store, lease_s)
         self._local = LocalSessions(budget_bytes, metrics)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
@@ -87,18 +90,22 @@ class Sessions:
         if stored.model not in self.formats:
             raise SessionConflict(f"session {id!r} is of {stored.model!r}, which is not served here")
         snapshot = self.formats[stored.model].load(stored.data)
-        session = Session(id, stored.model, snapshot, stored.version, stored.created_at, stored.expires_at, stored.key)
+        times = stored.created_at, stored.expires_at
+        session = Session(id, stored.model, snapshot, stored.version, *times, stored.key, stored.request)
         with self._lock:
             self._local.put(session)
         return session
 
-    def acquire(self, id: str, lease_s: float, key: str = "") -> Held:
-        """A key's session, to be written by the caller alone. Raises NotFound, SessionConflict."""
-        if self.store is None:
+    def acquire(self, id: str, most_s: float, key: str = "") -> Held:
+        """A key's session, to be written by the caller alone, who takes that long at the most.
+
+        Raises NotFound, SessionConflict.
+        """
+        if self._leases is None:
             with self._lock:
-                fence = self._local.acquire(id, lease_s + LEASE_SLACK_S, key)
+                fence = self._local.acquire(id, most_s + LEASE_SLACK_S, key)
         else:
-            fence = self.store.acquire(id, lease_s + LEASE_SLACK_S, key)
+            fence = self._leases.acquire(id, most_s + LEASE_SLACK_S, key)
         try:
             return Held(self, self.show(id, key), fence)
         except BaseException:
@@ -127,26 +134,29 @@ class Sessions:
     def close(self) -> None:
         """Finish what was handed to `later`, and let go of the store."""
         self._threads.shutdown()
-        if self.store is not None:
-            self.store.close()
+        if self._leases is not None:
+            self._leases.close()
+            self._leases.store.close()
 
     def _write(self, session: Session, fence: int) -> Session:
-        if self.store is None:
+        if self._leases is None:
             with self._lock:
                 return self._local.write(session, fence)
         data = self.formats[session.model].dump(session.snapshot)
-        version = self.store.write(session.id, fence, data, session.expires_at, session.key)
+        version = self._leases.store.write(session.id, fence, data, session.expires_at, session.key, session.request)
+        self._leases.forget(session.id, fence)
         with self._lock:
             self._local.put(replace(session, version=version))
         return replace(session, version=version)
 
     def _release(self, id: str, fence: int) -> None:
-        if self.store is None:
+        if self._leases is None:
             with self._lock:
                 self._local.release(id, fence)
             return
+        self._leases.forget(id, fence)
         with suppress(Overloaded):  # it does not answer: the lease ends by itself
-            self.store.release(id, fence)
+            self._leases.store.release(id, fence)
 
 
 @dataclass(frozen=True)
@@ -157,14 +167,15 @@ class Held:
     session: Session
     fence: int
 
-    def commit(self, snapshot: Snapshot) -> Session:
-        """Replace the session's state and let go of it.
+    def commit(self, snapshot: Snapshot, request: str = "") -> Session:
+        """Replace the session's state and let go of it. request: the id of the one that does.
 
         Raises SessionConflict where the lease has passed to another meanwhile, NotFound where the session has gone;
         nothing is written then.
         """
         expires_at = time.time() + self.sessions.ttl_s
-        return self.sessions._write(replace(self.session, snapshot=snapshot, expires_at=expires_at), self.fence)
+        session = replace(self.session, snapshot=snapshot, expires_at=expires_at, request=request)
+        return self.sessions._write(session, self.fence)
 
     def release(self) -> None:
         """Let go of the session, as it was unless it was committed. May be called more than once."""

@@ -47,7 +47,7 @@ class Writing(Job[R]):
 
         def commit() -> None:
             try:
-                held.commit(snapshot)
+                held.commit(snapshot, self.request_id)
             except Exception as error:
                 self.fail(error)
             else:

@@ -27,9 +27,10 @@ def number_of(snapshot: Snapshot) -> int:
     return snapshot.steps
 
 
-def sessions_of(store: Store | None = None, *, budget: int = 10, ttl_s: float = DAY) -> Sessions:
+def sessions_of(store: Store | None = None, *, budget: int = 10, ttl_s: float = DAY, lease_s: float = 10.0) -> Sessions:
     """Room for `budget` sessions in memory."""
-    return Sessions({"tiny": FORMAT}, Metrics(), ttl_s=ttl_s, budget_bytes=budget * STATE_BYTES, store=store)
+    bytes_ = budget * STATE_BYTES
+    return Sessions({"tiny": FORMAT}, Metrics(), ttl_s=ttl_s, budget_bytes=bytes_, store=store, lease_s=lease_s)
 
 
 def gauge(sessions: Sessions, name: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 
 import pytest
@@ -31,8 +32,8 @@ def make(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Generator[Make
     monkeypatch.setattr(module, "LEASE_SLACK_S", 0.0)
     made: list[Sessions] = []
 
-    def make(budget: int = 10, ttl_s: float = 1000.0) -> Sessions:
-        made.append(sessions_of(open_store(server.url), budget=budget, ttl_s=ttl_s))
+    def make(budget: int = 10, ttl_s: float = 1000.0, lease_s: float = 10.0) -> Sessions:
+        made.append(sessions_of(open_store(server.url), budget=budget, ttl_s=ttl_s, lease_s=lease_s))
         return made[-1]
 
     yield make
@@ -132,3 +133,37 @@ def test_a_store_that_goes_away_is_503_and_one_that_comes_back_serves() -> None:
 def test_only_addresses_of_redis_are_stores(url: str) -> None:
     with pytest.raises(ValueError, match="redis://"):
         open_store(url)
+
+
+def test_a_writer_that_takes_long_keeps_its_lease(make: Make) -> None:
+    here, there = make(lease_s=0.1), make()
+    id = here.create("tiny", state(1)).id
+    held = here.acquire(id, 60)
+    refused_until = time.monotonic() + 0.5
+    while time.monotonic() < refused_until:
+        with pytest.raises(SessionConflict, match="another request is writing"):
+            there.acquire(id, 60)
+        time.sleep(0.02)
+    held.commit(state(2), "req_1")
+    assert there.show(id).request == "req_1"
+    there.acquire(id, 60).release()
+
+
+def test_the_lease_of_a_process_that_died_ends_soon(make: Make) -> None:
+    here, there = make(lease_s=0.1), make()
+    id = here.create("tiny", state(1)).id
+    held = here.acquire(id, 3600)
+    assert here._leases is not None
+    here._leases.close()  # as in a process that is gone
+    acquired_in_time(there, id).commit(state(2))
+    with pytest.raises(SessionConflict, match="taken over"):
+        held.commit(state(7))
+
+
+def test_a_writer_who_never_comes_back_keeps_no_lease(make: Make) -> None:
+    here, there = make(lease_s=0.05), make()
+    id = here.create("tiny", state(1)).id
+    here.acquire(id, 0.2)
+    acquired_in_time(there, id)
+    assert here._leases is not None
+    assert id not in {session for session, _ in here._leases._until}
