@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -77,18 +76,19 @@ async def play(runtime: Runtime, coming: Iterator[Frame], frames: int) -> dict[s
     """Feed all frames -> medians a window, memory, and how large the session is as bytes."""
     model = runtime.model(None)
     session = LiveSession(runtime, model, LiveOptions(lag_s=0.5, timeline_hz=1.0, half_life_s=10.0), "hour")
-    wall, cpu, resident, kept = [], [], [], []
+    wall, cpu = np.zeros((2, frames))  # allocated at once, so that what grows is the service
+    resident: list[int] = []
+    kept: list[int] = []
     begun = time.monotonic()
     for k, frame in enumerate(coming):
         before, busy = time.perf_counter(), time.process_time()
         await session.take(frame)
-        wall.append(time.perf_counter() - before)
-        cpu.append(time.process_time() - busy)
+        wall[k], cpu[k] = time.perf_counter() - before, time.process_time() - busy
         if k % (CHECKPOINT_S * HZ) == 0:
             kept.append(len(model.snapshots.dump(session.snapshot())))
             resident.append(_resident_bytes())
         if k % (frames // WINDOWS or 1) == 0:
-            at = f"frame {k} of {frames}: {_ms(wall[-100:])} ms, {_resident_bytes() / 2**20:.0f} MiB"
+            at = f"frame {k} of {frames}: {_ms(wall[max(0, k - 99) : k + 1])} ms, {_resident_bytes() / 2**20:.0f} MiB"
             print(at, file=sys.stderr, flush=True)
     _, end = await session.end()
     session.close()
@@ -99,20 +99,20 @@ async def play(runtime: Runtime, coming: Iterator[Frame], frames: int) -> dict[s
         "tenth_ms": _ms(wall[10:110]),
         "last_ms": _ms(wall[-100:]),
         "window_median_ms": [_ms(part) for part in _parts(wall)],
-        "window_cpu_ms": [round(1e3 * statistics.fmean(part), 3) for part in _parts(cpu)],
+        "window_cpu_ms": [round(1e3 * float(np.mean(part)), 3) for part in _parts(cpu)],
         "rss_mib": [round(part[0] / 2**20, 1) for part in _parts(resident)],
         "rss_growth_mib": round((settled[-1] - settled[0]) / 2**20, 2),
         "snapshot_bytes": [min(kept[1:] or kept), max(kept)],
     }
 
 
-def _parts(values: list[Any]) -> list[list[Any]]:
+def _parts(values: Any) -> list[Any]:
     borders = [len(values) * i // WINDOWS for i in range(WINDOWS + 1)]
     return [values[a:b] for a, b in pairwise(borders) if b > a]
 
 
-def _ms(seconds: list[float]) -> float:
-    return round(1e3 * statistics.median(seconds), 3)
+def _ms(seconds: Any) -> float:
+    return round(1e3 * float(np.median(seconds)), 3)
 
 
 def _resident_bytes() -> int:
