@@ -1,4 +1,4 @@
-"""SIGTERM under load, in a real process: what runs ends, what is new is refused, streams are told and go on elsewhere."""
+"""SIGTERM under load in a real process: what runs ends, what is new is refused, streams go on elsewhere."""
 
 from __future__ import annotations
 
