@@ -33,24 +33,25 @@ bench: .venv/.installed
 bench-quick: .venv/.installed
 	@$(BIN)/python -m benchmarks.quick
 
-# Load: on a service that is started for it, or on one that runs: make load HOST=http://127.0.0.1:8080
+# Load: on a service that is started for it, or on one that runs: make load HOST=http://127.0.0.1:8080. SAVE=1 keeps the
+# figures in load_tests/results and lays them out in the pages.
 .venv/.load: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt locust websocket-client
 	touch $@
 
-LOAD := $(BIN)/python -m load_tests $(if $(HOST),--host $(HOST))
+LOAD_OPTIONS := $(if $(HOST),--host $(HOST)) $(if $(SAVE),--save)
 
 load-quick: .venv/.load
-	@$(LOAD) quick
+	@$(BIN)/python -m load_tests quick $(LOAD_OPTIONS)
 
 load: .venv/.load
-	$(LOAD) full
+	$(BIN)/python -m load_tests full $(LOAD_OPTIONS)
 
 soak: .venv/.load
-	$(LOAD) soak
+	$(BIN)/python -m load_tests soak $(LOAD_OPTIONS)
 
 capacity: .venv/.load
-	$(LOAD) capacity
+	$(BIN)/python -m load_tests capacity $(LOAD_OPTIONS)
 
 # Rules, dashboard and runbook against a real Prometheus; also part of `make test`, where Prometheus is installed.
 monitor-test: .venv/.installed

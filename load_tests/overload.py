@@ -43,7 +43,6 @@ def overload(service: Service, folder: Path, work: str, lengths: Lengths) -> tup
     admitted_p99 = quantile((call.seconds for call in admitted), 0.99) or 0.0
     goodput = sum(call.good for call in calls) / lengths.overload
     figures = {
-        "work": work,
         "capacity_per_s": round(capacity, 1),
         "offered_per_s": round(len(calls) / lengths.overload, 1),
         "goodput_per_s": round(goodput, 1),

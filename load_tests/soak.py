@@ -47,7 +47,8 @@ def soak(service: Service, folder: Path, length: Length, in_flight: int) -> dict
     begun = time.monotonic()
     uvloop.run(this.run())
     took = time.monotonic() - begun
-    print(table(by_kind(this.calls), "work"))
+    kinds = by_kind(this.calls)
+    print(table(kinds, "work"))
     result = checks(service, before, this.calls)
     settled = this.rss_mb[len(this.rss_mb) // 4 :]  # caches are full and the allocator has its arenas by then
     return result | {
@@ -55,6 +56,7 @@ def soak(service: Service, folder: Path, length: Length, in_flight: int) -> dict
         "requests_per_s": round(len(this.calls) / took, 1),
         "rejections": rejections(this.calls),
         "rss_mb_along": this.rss_mb,
+        "kinds": kinds,
         "rss_grown_mb": settled[-1] - settled[0] if settled else 0,
     }
 
