@@ -1,0 +1,46 @@
+"""What docker/ holds, as far as it can be judged without building it; `make image-test` does the rest."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from tests.deploy.tools import ROOT, output, program
+
+FOLDER = ROOT / "docker"
+
+
+def test_hadolint_finds_nothing() -> None:
+    assert output(program("hadolint"), str(FOLDER / "Dockerfile")) == ""
+
+
+def test_the_build_needs_no_more_than_the_context_has() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in kept)
+    needed = set()
+    for line in (FOLDER / "Dockerfile").read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["COPY"] and not words[1].startswith("--from"):
+            needed |= set(words[1:-1])
+        needed |= {
+            word.removeprefix("source=")
+            for mount in words
+            if mount.startswith("--mount=type=bind,source=")
+            for word in mount.split(",")
+            if word.startswith("source=")
+        }
+    assert needed == kept
+
+
+def test_requirements_are_those_of_the_project() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    def printed(*words: str) -> list[str]:
+        return output(program("python"), str(FOLDER / "requirements.py"), *words).splitlines()
+
+    extras = declared["project"]["optional-dependencies"]
+    assert printed("media", "redis") == declared["project"]["dependencies"] + extras["media"] + extras["redis"]
+    assert printed("--build") == declared["build-system"]["requires"]
+    with pytest.raises(AssertionError, match="KeyError: 'mdeia'"):
+        printed("mdeia")
