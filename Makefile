@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-backends lint bench bench-quick load-quick load soak soak-stream capacity sanitize
+.PHONY: serve test test-backends lint bench bench-quick load-quick load soak soak-stream capacity sanitize \
+	image image-test compose-check deploy-check
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -65,6 +66,20 @@ dashboard: .venv/.installed
 soak-stream: .venv/.installed
 	$(BIN)/python -m load_tests.stream_hour
 	$(BIN)/python -m load_tests.stream_hour --steps 1000000
+
+# Containers. Docker, or for root its package without a running daemon, builds them; without a registry, mmdebstrap the base.
+IMAGE ?= serpentine:cpu
+ENGINE := PYTHON=$(abspath $(BIN))/python docker/engine.sh
+image: .venv/.installed
+	$(ENGINE) docker/build.sh cpu $(IMAGE)
+
+image-test: .venv/.installed
+	$(ENGINE) sh -c 'docker/build.sh cpu $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/pytest -s docker'
+
+# The compose file and the manifests against the schemas of what reads them.
+compose-check deploy-check: .venv/.installed
+	tests/deploy/tools.sh
+	$(BIN)/pytest tests/deploy $(if $(filter compose-check,$@),-k compose)
 
 # The tests of the compiled kernels, once under AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are Python's own.
 SANITIZED := build/sanitize

@@ -20,7 +20,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 OVERLAYS = ("cpu", "gpu")
 # The oldest release whose API has all that is used (preStop's sleep), and the newest that the schemas know.
-VERSIONS = ("1.34", kubernetes_validate.latest_version())
+VERSIONS = ("1.30", kubernetes_validate.latest_version())
 OF_AN_OPERATOR = {"ServiceMonitor"}
 
 Manifest = dict[str, Any]
