@@ -62,12 +62,17 @@ class CoupledMambaTriton:
     same_bits = True
 
     def __init__(
-        self, model: CoupledMamba, *, dtype: torch.dtype = torch.float32, block_rows: int = BLOCK_ROWS
+        self,
+        model: CoupledMamba,
+        *,
+        dtype: torch.dtype = torch.float32,
+        block_rows: int = BLOCK_ROWS,
+        device: torch.device | None = None,
     ) -> None:
         c = self.config = model.config
         if c.d_conv > MOST_TAPS:
             raise ValueError(f"model.d_conv: the backend triton has up to {MOST_TAPS} taps, got {c.d_conv}")
-        self.dtype, self.block_rows, self.device = dtype, block_rows, kernel_device()
+        self.dtype, self.block_rows, self.device = dtype, block_rows, device or kernel_device()
         self._tensors, self._split = model.state_tensors(), model.split
         every = torch.arange(len(c.modalities))
         self._inputs = {name: self._input(cast(Any, model.inputs[name])) for name in c.modalities}
@@ -156,12 +161,12 @@ class CoupledMambaTriton:
             inputs = {name: values[part].to(self.device, non_blocking=True) for name, values in chunk.inputs.items()}
             read = (chunk.reads >= block.begin) & (chunk.reads < block.end)
             reads = (chunk.reads[read] - block.begin).to(self.device)
-            answers = self._advance(inputs, present, reads, sequences, state, chunk.alone)
+            answers = self.advance(inputs, present, reads, sequences, state, chunk.alone)
             if reads.numel():
                 outputs[read] = answers.cpu()
         return outputs
 
-    def _advance(
+    def advance(
         self,
         inputs: Mapping[str, Tensor],
         present: Tensor,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.kernels.routed_linear.triton import project
-from service.kernels.triton.advance import advance, whole_order
+from service.kernels.triton.advance import advance
 from service.kernels.triton.embedding import embed
 from service.kernels.triton.routing import Tiles, empty_tiles, most_tiles, route_rows, stacked_tiles
 from service.kernels.triton.select import (
@@ -22,6 +22,7 @@ from service.kernels.triton.select import (
 from service.kernels.triton.tiles import product_tile
 from service.models.base import State, StateTensor, TokenChunk
 from service.models.mixture_of_mamba import MixtureOfMamba
+from service.models.mixture_of_mamba_config import PROJECTIONS
 from service.models.triton_graphs import MOST_STEPS, StepBuckets
 from service.models.triton_packing import blocks_of, check_chunk, check_state, kernel_device, send
 
@@ -35,7 +36,7 @@ class _Layer:
     conv_weight: Tensor
     conv_bias: Tensor
     x_proj: Tensor
-    dt_proj: Tensor  # [M or 1, rank, d_inner]
+    dt_proj: Tensor
     dt_bias: Tensor
     A: Tensor
     D: Tensor
@@ -44,12 +45,13 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Workspace:
-    """Rows of a block: e [t, d_model], uz [t, 2 D], x [t, D], selected [t, R + 2 N], y [t, D], route [t]."""
+    """Rows of a block: e [t, d_model], uz [t, 2 D], x, dt, y [t, D], selected [t, R + 2 N], route [t]."""
 
     e: Tensor
     uz: Tensor
     x: Tensor
     selected: Tensor
+    dt: Tensor
     y: Tensor
     route: Tensor
     tiles: Tiles
@@ -59,8 +61,8 @@ class _Workspace:
 class MixtureOfMambaTriton:
     """The executable of a `MixtureOfMamba` for the backend `triton`. The state is that of the reference, on a GPU.
 
-    dtype float32, or bfloat16: weights of the projections, the embedding and the head, and what in_proj, x_proj,
-    out_proj and the head multiply, are rounded to bf16; sums, the convolution, the scan and the state stay fp32.
+    dtype float32, or bfloat16: weights of the projections, the embedding and the head, and what they multiply, are
+    rounded to bf16; sums, the convolution, the scan and the state stay fp32.
     graphs: whether steps of decoding are captured and replayed, as they are on a GPU where nothing is said
     Not for two threads at a time: the workspace is one.
     """
@@ -74,9 +76,10 @@ class MixtureOfMambaTriton:
         dtype: torch.dtype = torch.float32,
         graphs: bool | None = None,
         block_rows: int = BLOCK_ROWS,
+        device: torch.device | None = None,
     ) -> None:
         self.config, self.vocabulary, self.dtype = model.config, model.vocabulary, dtype
-        self.device, self.block_rows = kernel_device(), block_rows
+        self.device, self.block_rows = device or kernel_device(), block_rows
         self._tensors = model.state_tensors()
         c = model.config
         self._embedding = self._weight(model.embedding)
@@ -89,7 +92,7 @@ class MixtureOfMambaTriton:
         self._head_tile = product_tile(model.vocabulary.size, c.d_model, dtype)
         self._work = self._workspace(block_rows)
         capture = self.device.type == "cuda" if graphs is None else graphs
-        self._buckets = StepBuckets(self._steps, self.vocabulary.size, self.device, capture)
+        self.buckets = StepBuckets(self._steps, self.vocabulary.size, self.device, capture)
 
     def _plain(self, parameter: Tensor) -> Tensor:
         return parameter.detach().to(self.device, torch.float32).contiguous()
@@ -98,8 +101,8 @@ class MixtureOfMambaTriton:
         return parameter.detach().to(self.device, self.dtype).contiguous()
 
     def _packed(self, layer: Any) -> _Layer:
-        dt_proj = self._weight(layer.dt_proj.detach().transpose(1, 2))
-        copies, _, channels = dt_proj.shape
+        dt_proj = self._weight(layer.dt_proj)
+        copies, channels, _ = dt_proj.shape
         bias = torch.zeros(copies, channels) if layer.dt_bias is None else layer.dt_bias
         return _Layer(
             norm=self._plain(layer.norm),
@@ -123,10 +126,11 @@ class MixtureOfMambaTriton:
             uz=torch.empty(rows, 2 * c.d_inner, device=device),
             x=torch.empty(rows, c.d_inner, device=device),
             selected=torch.empty(rows, wide, device=device),
+            dt=torch.empty(rows, c.d_inner, device=device),
             y=torch.empty(rows, c.d_inner, dtype=self.dtype, device=device),
             route=torch.empty(rows, dtype=torch.int32, device=device),
             tiles=tiles,
-            select=select_workspace(c.d_inner, wide, tiles),
+            select=select_workspace(c.d_inner, wide, self.dtype, tiles),
         )
 
     @property
@@ -134,6 +138,14 @@ class MixtureOfMambaTriton:
         """Bytes of the weights on the device."""
         ends = [self._embedding, self._norm_f] + ([] if self.config.tied else [self._head])
         tensors = ends + [tensor for layer in self._layers for tensor in vars(layer).values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
+    def split_bytes(self) -> int:
+        """Bytes of those weights that exist once a modality: a step reads its modalities' part of them."""
+        tensors = [getattr(layer, name) for layer in self._layers for name in PROJECTIONS if name in self.config.split]
+        if "dt_proj" in self.config.split:
+            tensors.extend(layer.dt_bias for layer in self._layers)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def state_tensors(self) -> Mapping[str, StateTensor]:
@@ -154,7 +166,7 @@ class MixtureOfMambaTriton:
         slots, rows = check_state(self._tensors, state, self.device), tokens.shape[0]
         check_chunk("mixture_of_mamba", chunk, rows, slots)
         if 0 < rows <= MOST_STEPS and _all_steps(chunk, rows):
-            return self._buckets.run(chunk, state)
+            return self.buckets.run(chunk, state)
         logits = torch.empty(chunk.reads.shape[0], self.vocabulary.size)
         for block in blocks_of(chunk, rows, self.block_rows):
             sequences = send(block, self.device)
@@ -175,24 +187,16 @@ class MixtureOfMambaTriton:
     def _layers_of(self, tokens: Tensor, sequences: Sequences, state: State) -> None:
         """Advance by tokens [t] and leave e [t, d_model] in the workspace. Everything is on the device."""
         c, rows = self.config, tokens.shape[0]
-        e, uz, x, selected, y, route = (
-            tensor[:rows]
-            for tensor in (
-                self._work.e,
-                self._work.uz,
-                self._work.x,
-                self._work.selected,
-                self._work.y,
-                self._work.route,
-            )
+        work = self._work
+        e, uz, x, selected, dt, y, route = (
+            tensor[:rows] for tensor in (work.e, work.uz, work.x, work.selected, work.dt, work.y, work.route)
         )
         modalities = len(self.vocabulary.modalities)
         count = most_tiles(rows, modalities, self._tile.rows) if rows else 0
-        tiles = Tiles(self._work.tiles.rows[:count], self._work.tiles.modality[:count])
+        tiles = Tiles(work.tiles.rows[:count], work.tiles.modality[:count])
         if rows:
             embed(tokens, self._embedding, self._borders, e, route)
             route_rows(route, rows, modalities, tiles)
-        order = tiles.rows if sequences.steps else whole_order(sequences, self.device)
         for index, layer in enumerate(self._layers):
             if rows:
                 project(e, layer.in_proj, None, uz, tiles, self._tile, norm=layer.norm, eps=c.eps)
@@ -206,7 +210,7 @@ class MixtureOfMambaTriton:
                 window=state["conv"][:, index, 0],
                 sequences=sequences,
                 tiles=tiles,
-                work=self._work.select,
+                work=work.select,
             )
             advance(
                 x,
@@ -216,11 +220,11 @@ class MixtureOfMambaTriton:
                 layer.dt_bias,
                 layer.A,
                 layer.D,
+                dt,
                 y,
                 state=state["ssm"][:, index],
                 sequences=sequences,
-                route=route,
-                order=order,
+                tiles=tiles,
             )
             if rows:
                 project(y, layer.out_proj, None, e, tiles, self._out_tile, add=True)

@@ -15,7 +15,7 @@ from service.kernels.triton.tiles import power_of_two
 CHANNELS_A_PROGRAM = 64
 
 
-@triton.jit(do_not_specialize=["rows", "state_stride"])
+@triton.jit(do_not_specialize=["rows"])
 def _causal_conv1d(
     x,
     weight,

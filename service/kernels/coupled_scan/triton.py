@@ -16,7 +16,7 @@ MOST_CHAINS = 8
 STEPS_AT_ONCE = 64
 
 
-@triton.jit(do_not_specialize=["rows", "state_stride", "started_stride"])
+@triton.jit(do_not_specialize=["rows", "started_stride"])
 def _coupled_scan(
     x,
     dt,

@@ -55,17 +55,17 @@ def _project(
     x_at = x + row[:, None] * X_STRIDE
     w_at = weight + m.to(tl.int64) * WEIGHT_STRIDE + column[:, None] * INPUTS
     sums = tl.zeros([ROWS, COLUMNS], tl.float32)
-    squares = tl.zeros([ROWS, DEPTH], tl.float32)
+    squares = tl.zeros([ROWS], tl.float32)
     for first in range(0, INPUTS, DEPTH):
         has_k = first + k < INPUTS
         x_k = tl.load(x_at + (first + k)[None, :], mask=has_row[:, None] & has_k[None, :], other=0.0).to(tl.float32)
         w_k = tl.load(w_at + (first + k)[None, :], mask=has_column[:, None] & has_k[None, :], other=0.0)
         if norm is not None:
-            squares += x_k * x_k
+            squares += tl.sum(x_k * x_k, axis=1)
             x_k *= tl.load(norm + first + k, mask=has_k, other=0.0)[None, :]
         sums = accumulate(x_k, w_k, sums)
     if norm is not None:
-        sums *= tl.rsqrt(tl.sum(squares, axis=1) / INPUTS + eps)[:, None]
+        sums *= tl.rsqrt(squares / INPUTS + eps)[:, None]
     if bias is not None:
         sums += tl.load(bias + m * (WEIGHT_STRIDE // INPUTS) + column, mask=has_column, other=0.0)[None, :]
     if AFTER == "softplus":

@@ -16,11 +16,11 @@ from service.kernels.triton.tiles import scan_tile
 @triton.jit
 def selective_step(h, dt, x, decay, B, C, skip):
     """One step of a block of channels: h [n, d], decay = A log2(e) [n, d], B, C [n], dt, x, skip [d] -> h, y [d]."""
-    h = tl.exp2(dt[None, :] * decay) * h + (dt * x)[None, :] * B[:, None]
+    h = tl.fma(tl.exp2(dt[None, :] * decay), h, (dt * x)[None, :] * B[:, None])
     return h, tl.sum(C[:, None] * h, axis=0) + skip * x
 
 
-@triton.jit(do_not_specialize=["state_stride"])
+@triton.jit
 def _selective_scan(
     x,
     dt,
@@ -60,6 +60,44 @@ def _selective_scan(
     tl.store(state + row, h, mask=has)
 
 
+def launch_selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    y: Tensor,
+    *,
+    state: Tensor,
+    slots: Tensor,
+    offsets: Tensor,
+    fresh: Tensor,
+) -> None:
+    """The kernel, without checks: contiguous tensors, y [t, d] fp32."""
+    n, d = A.shape
+    tile = scan_tile(1, n, d)
+    _selective_scan[(triton.cdiv(d, tile.channels), slots.shape[0])](
+        x,
+        dt,
+        A,
+        B,
+        C,
+        D,
+        y,
+        state,
+        slots,
+        offsets,
+        fresh,
+        state.stride(0),
+        STATES=n,
+        CHANNELS=d,
+        BLOCK_N=tile.states,
+        BLOCK_D=tile.channels,
+        num_warps=tile.warps,
+    )
+
+
 def selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -89,24 +127,9 @@ def selective_scan(
     )
     check_packing(op, t, state.shape[0], slots, offsets, fresh)
     check_device(op, x=x, state=state, slots=slots)
-    stride = row_stride(op, "state", state, torch.float32)
-    tile = scan_tile(1, n, d)
+    row_stride(op, "state", state, torch.float32)
     y = torch.empty(t, d, dtype=torch.float32, device=x.device)
-    grid = (triton.cdiv(d, tile.channels), slots.shape[0])
-    tensors = (tensor.contiguous() for tensor in (x, dt, A, B, C, D))
     if slots.shape[0]:
-        _selective_scan[grid](
-            *tensors,
-            y,
-            state,
-            slots,
-            offsets,
-            fresh,
-            stride,
-            STATES=n,
-            CHANNELS=d,
-            BLOCK_N=tile.states,
-            BLOCK_D=tile.channels,
-            num_warps=tile.warps,
-        )
+        tensors = (tensor.contiguous() for tensor in (x, dt, A, B, C, D))
+        launch_selective_scan(*tensors, y, state=state, slots=slots, offsets=offsets, fresh=fresh)
     return y.to(x.dtype)

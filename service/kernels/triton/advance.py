@@ -1,4 +1,9 @@
-"""dt_proj, the selective scan and the gate in one kernel: a step of the state from what x_proj selected."""
+"""dt_proj, the selective scan and the gate: a step of the state from what x_proj selected.
+
+A step of decoding is one kernel: a program makes the step sizes of its rows of a tile by one product, hands them to
+itself through memory, and then moves one state after the other. A chunk is two kernels of the same two halves, since
+the rows of a sequence lie in many tiles.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +13,81 @@ import triton.language as tl
 from torch import Tensor
 
 from service.kernels.selective_scan.triton import selective_step
-from service.kernels.triton.arithmetic import LOG2E, rounded, silu, softplus
+from service.kernels.triton.arithmetic import LOG2E, accumulate, rounded, silu, softplus
+from service.kernels.triton.routing import Tiles
 from service.kernels.triton.select import Sequences
-from service.kernels.triton.tiles import power_of_two, scan_tile
+from service.kernels.triton.tiles import LEAST, power_of_two, scan_tile
 
-RANKS_AT_ONCE = 32
-SEQUENCES_A_PROGRAM = 4  # of steps: neighbours in a tile share a modality, and so the weights that this program reads
+CHANNELS_A_PROGRAM = 32  # a line of memory of fp32
+ROWS_A_PROGRAM = 4  # of steps: states that a program moves one after the other; more of them share dt_proj's weights
 
 
-@triton.jit(do_not_specialize=["state_stride", "a_program"])
-def _advance(
+@triton.jit
+def _step_sizes(
+    selected,
+    weight,
+    bias,
+    row,
+    has_row,
+    m,
+    d,
+    has_d,
+    RANK: tl.constexpr,
+    SELECTED: tl.constexpr,
+    WEIGHT_STRIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """softplus(dt_proj[m] r + bias[m]) of rows of one modality, for a block of channels [ROWS, BLOCK_D]."""
+    sums = tl.zeros([ROWS, BLOCK_D], tl.float32)
+    for first in range(0, RANK, BLOCK_R):
+        rank = first + tl.arange(0, BLOCK_R)
+        has_rank = rank < RANK
+        x = tl.load(
+            selected + row[:, None] * SELECTED + rank[None, :], mask=has_row[:, None] & has_rank[None, :], other=0.0
+        )
+        w_at = weight + m.to(tl.int64) * WEIGHT_STRIDE + d[:, None] * RANK + rank[None, :]
+        sums = accumulate(x, tl.load(w_at, mask=has_d[:, None] & has_rank[None, :], other=0.0), sums)
+    shift = tl.load(bias + m * (WEIGHT_STRIDE // RANK) + d, mask=has_d, other=0.0)
+    return softplus(sums + shift[None, :])
+
+
+@triton.jit
+def _move(
+    h,
+    t,
+    x,
+    gate,
+    selected,
+    dt,
+    y,
+    decay,
+    skip,
+    d,
+    has_d,
+    CHANNELS: tl.constexpr,
+    STATES: tl.constexpr,
+    RANK: tl.constexpr,
+    GATE_STRIDE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """Row t on a state h [n, d] -> h; y[t] is written."""
+    n = tl.arange(0, BLOCK_N)
+    chosen = selected + t * (RANK + 2 * STATES) + RANK
+    dt_t = tl.load(dt + t * CHANNELS + d, mask=has_d, other=0.0)
+    x_t = tl.load(x + t * CHANNELS + d, mask=has_d, other=0.0)
+    z_t = tl.load(gate + t * GATE_STRIDE + d, mask=has_d, other=0.0)
+    B_t = tl.load(chosen + n, mask=n < STATES, other=0.0)
+    C_t = tl.load(chosen + STATES + n, mask=n < STATES, other=0.0)
+    h, y_t = selective_step(h, dt_t, x_t, decay, B_t, C_t, skip)
+    y_t = rounded(y_t * silu(z_t), y.dtype.element_ty).to(y.dtype.element_ty)
+    tl.store(y + t * CHANNELS + d, y_t, mask=has_d)
+    return h
+
+
+@triton.jit
+def _advance_steps(
     x,
     gate,
     selected,
@@ -25,61 +95,154 @@ def _advance(
     bias,
     A,
     D,
+    dt,
+    y,
+    state,
+    state_stride,
+    slots,
+    fresh,
+    table,
+    modality,
+    CHANNELS: tl.constexpr,
+    STATES: tl.constexpr,
+    RANK: tl.constexpr,
+    GATE_STRIDE: tl.constexpr,
+    WEIGHT_STRIDE: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    ROWS: tl.constexpr,
+    OWN_ROWS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """Program (block of channels, OWN_ROWS rows of a tile), every row a sequence."""
+    first = tl.program_id(1) * OWN_ROWS
+    m = tl.load(modality + first // TILE_ROWS)
+    if m < 0:
+        return
+    if tl.load(table + first) < 0:  # and so are the others: tiles are filled from their beginnings
+        return
+    lane = first // ROWS * ROWS + tl.arange(0, ROWS)
+    row = tl.load(table + lane)
+    has_row = row >= 0
+    row = tl.where(has_row, row, 0).to(tl.int64)
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    has_d = d < CHANNELS
+    sizes = _step_sizes(
+        selected,
+        weight,
+        bias,
+        row,
+        has_row,
+        m,
+        d,
+        has_d,
+        RANK,
+        RANK + 2 * STATES,
+        WEIGHT_STRIDE,
+        ROWS,
+        BLOCK_D,
+        BLOCK_R,
+    )
+    own = has_row & (lane >= first) & (lane < first + OWN_ROWS)
+    tl.store(dt + row[:, None] * CHANNELS + d[None, :], sizes, mask=own[:, None] & has_d[None, :])
+    tl.debug_barrier()  # what is read below was written by other threads of this program
+    n = tl.arange(0, BLOCK_N)
+    tile, has = n[:, None] * CHANNELS + d[None, :], (n < STATES)[:, None] & has_d[None, :]
+    decay = tl.load(A + tile, mask=has, other=0.0) * LOG2E
+    skip = tl.load(D + d, mask=has_d, other=0.0)
+    for index in range(first, first + OWN_ROWS):
+        t = tl.load(table + index).to(tl.int64)
+        if t >= 0:
+            kept = tl.load(slots + t) * state_stride + tile
+            h = tl.load(state + kept, mask=has & (tl.load(fresh + t) == 0), other=0.0)
+            h = _move(
+                h,
+                t,
+                x,
+                gate,
+                selected,
+                dt,
+                y,
+                decay,
+                skip,
+                d,
+                has_d,
+                CHANNELS,
+                STATES,
+                RANK,
+                GATE_STRIDE,
+                BLOCK_N,
+            )
+            tl.store(state + kept, h, mask=has)
+
+
+@triton.jit
+def _make_step_sizes(
+    selected,
+    weight,
+    bias,
+    dt,
+    table,
+    modality,
+    CHANNELS: tl.constexpr,
+    SELECTED: tl.constexpr,
+    RANK: tl.constexpr,
+    WEIGHT_STRIDE: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+):
+    """Program (block of channels, ROWS rows of a tile)."""
+    lane = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    m = tl.load(modality + tl.program_id(1) * ROWS // TILE_ROWS)
+    if m < 0:
+        return
+    row = tl.load(table + lane)
+    has_row = row >= 0
+    row = tl.where(has_row, row, 0).to(tl.int64)
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    has_d = d < CHANNELS
+    sizes = _step_sizes(
+        selected, weight, bias, row, has_row, m, d, has_d, RANK, SELECTED, WEIGHT_STRIDE, ROWS, BLOCK_D, BLOCK_R
+    )
+    tl.store(dt + row[:, None] * CHANNELS + d[None, :], sizes, mask=has_row[:, None] & has_d[None, :])
+
+
+@triton.jit
+def _advance_sequences(
+    x,
+    gate,
+    selected,
+    A,
+    D,
+    dt,
     y,
     state,
     state_stride,
     slots,
     offsets,
     fresh,
-    route,
-    order,
-    a_program,
     CHANNELS: tl.constexpr,
     STATES: tl.constexpr,
     RANK: tl.constexpr,
     GATE_STRIDE: tl.constexpr,
-    WEIGHT_STRIDE: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_R: tl.constexpr,
 ):
-    """Program (block of channels, `a_program` sequences of `order`, which has -1 for none).
-
-    weight [copies, RANK, CHANNELS], so that channels lie side by side; selected [t, RANK + 2 STATES]: r, B, C.
-    """
-    first_index = tl.program_id(1) * a_program
-    if tl.load(order + first_index) < 0:  # and so are the others: tiles are filled from their beginnings
-        return
-    n, r = tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_R)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    has_n, has_d = n < STATES, d < CHANNELS
-    tile, has = n[:, None] * CHANNELS + d[None, :], has_n[:, None] & has_d[None, :]
+    """Program (block of channels, sequence): its state stays in registers from the first row to the last."""
+    sequence = tl.program_id(1)
+    d, n = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
+    has_d = d < CHANNELS
+    tile, has = n[:, None] * CHANNELS + d[None, :], (n < STATES)[:, None] & has_d[None, :]
     decay = tl.load(A + tile, mask=has, other=0.0) * LOG2E
     skip = tl.load(D + d, mask=has_d, other=0.0)
-    for index in range(first_index, first_index + a_program):
-        sequence = tl.load(order + index)
-        if sequence >= 0:
-            row = tl.load(slots + sequence) * state_stride + tile
-            begun = tl.load(fresh + sequence) == 0
-            h = tl.load(state + row, mask=has & begun, other=0.0)
-            for t in range(tl.load(offsets + sequence), tl.load(offsets + sequence + 1)):
-                m = tl.load(route + t).to(tl.int64)
-                chosen = selected + t * (RANK + 2 * STATES)
-                sums = tl.zeros([BLOCK_R, BLOCK_D], tl.float32)
-                for first in tl.static_range(0, RANK, BLOCK_R):
-                    rank = first + r
-                    w_at = weight + m * WEIGHT_STRIDE + rank[:, None] * CHANNELS + d[None, :]
-                    w_tile = tl.load(w_at, mask=(rank < RANK)[:, None] & has_d[None, :], other=0.0).to(tl.float32)
-                    sums += w_tile * tl.load(chosen + rank, mask=rank < RANK, other=0.0)[:, None]
-                shift = tl.load(bias + m * (WEIGHT_STRIDE // RANK) + d, mask=has_d, other=0.0)
-                dt_t = softplus(tl.sum(sums, axis=0) + shift)
-                x_t = tl.load(x + t * CHANNELS + d, mask=has_d, other=0.0)
-                B_t = tl.load(chosen + RANK + n, mask=has_n, other=0.0)
-                C_t = tl.load(chosen + RANK + STATES + n, mask=has_n, other=0.0)
-                h, y_t = selective_step(h, dt_t, x_t, decay, B_t, C_t, skip)
-                y_t *= silu(tl.load(gate + t * GATE_STRIDE + d, mask=has_d, other=0.0))
-                tl.store(y + t * CHANNELS + d, rounded(y_t, y.dtype.element_ty).to(y.dtype.element_ty), mask=has_d)
-            tl.store(state + row, h, mask=has)
+    kept = tl.load(slots + sequence) * state_stride + tile
+    h = tl.load(state + kept, mask=has & (tl.load(fresh + sequence) == 0), other=0.0)
+    for t in range(tl.load(offsets + sequence), tl.load(offsets + sequence + 1)):
+        h = _move(h, t, x, gate, selected, dt, y, decay, skip, d, has_d, CHANNELS, STATES, RANK, GATE_STRIDE, BLOCK_N)
+    tl.store(state + kept, h, mask=has)
 
 
 def advance(
@@ -90,51 +253,75 @@ def advance(
     bias: Tensor,
     A: Tensor,
     D: Tensor,
+    dt: Tensor,
     y: Tensor,
     *,
     state: Tensor,
     sequences: Sequences,
-    route: Tensor,
-    order: Tensor,
+    tiles: Tiles,
 ) -> None:
     """h <- exp(dt A) h + dt B x, y = (C . h + D x) SiLU(gate), dt = softplus(dt_proj[modality] r + bias[modality]).
 
-    x [t, d], gate [t, >= d] fp32; selected [t, rank + 2 n] fp32: r, B and C; weight [M or 1, rank, d], bias [M or 1, d]
-    fp32; A [n, d], D [d] fp32; state [slots, n, d] fp32, mutated; route [t] -> y [t, d]
-    order: the sequences, -1 for none, a multiple of `SEQUENCES_A_PROGRAM` of them where every sequence has one step
+    x [t, d], gate [t, >= d] fp32; selected [t, rank + 2 n] fp32: r, B and C; weight [M or 1, d, rank], bias [M or 1, d]
+    fp32; A [n, d], D [d] fp32; state [slots, n, d] fp32, mutated -> y [t, d]; dt [t, d] fp32 holds the step sizes
     """
-    (copies, rank, channels), states = weight.shape, A.shape[0]
-    tile = scan_tile(1, states, channels)
-    a_program = SEQUENCES_A_PROGRAM if sequences.steps else 1
-    _advance[(triton.cdiv(channels, tile.channels), order.numel() // a_program)](
+    (copies, channels, rank), states = weight.shape, A.shape[0]
+    tile = scan_tile(1, states, channels, CHANNELS_A_PROGRAM)
+    lanes, blocks = tiles.rows.numel(), triton.cdiv(channels, tile.channels)
+    depth = 128 if weight.dtype == torch.bfloat16 else 32  # fp32 is multiplied in registers
+    sizes = {
+        "CHANNELS": channels,
+        "RANK": rank,
+        "BLOCK_D": tile.channels,
+        "num_warps": tile.warps,
+    }
+    scan = {"STATES": states, "GATE_STRIDE": gate.stride(0), "BLOCK_N": tile.states}
+    product = {
+        "WEIGHT_STRIDE": rank * channels if copies > 1 else 0,
+        "TILE_ROWS": tiles.rows.shape[1],
+        "ROWS": LEAST,
+        "BLOCK_R": max(LEAST, min(depth, power_of_two(rank))),
+    }
+    if sequences.steps:
+        _advance_steps[(blocks, lanes // ROWS_A_PROGRAM)](
+            x,
+            gate,
+            selected,
+            weight,
+            bias,
+            A,
+            D,
+            dt,
+            y,
+            state,
+            state.stride(0),
+            sequences.slots,
+            sequences.fresh,
+            tiles.rows,
+            tiles.modality,
+            OWN_ROWS=ROWS_A_PROGRAM,
+            **sizes,
+            **scan,
+            **product,
+        )
+        return
+    if lanes:
+        _make_step_sizes[(blocks, lanes // LEAST)](
+            selected, weight, bias, dt, tiles.rows, tiles.modality, SELECTED=selected.stride(0), **sizes, **product
+        )
+    _advance_sequences[(blocks, sequences.count)](
         x,
         gate,
         selected,
-        weight,
-        bias,
         A,
         D,
+        dt,
         y,
         state,
         state.stride(0),
         sequences.slots,
         sequences.offsets,
         sequences.fresh,
-        route,
-        order,
-        a_program,
-        CHANNELS=channels,
-        STATES=states,
-        RANK=rank,
-        GATE_STRIDE=gate.stride(0),
-        WEIGHT_STRIDE=rank * channels if copies > 1 else 0,
-        BLOCK_N=tile.states,
-        BLOCK_D=tile.channels,
-        BLOCK_R=min(RANKS_AT_ONCE, max(2, power_of_two(rank))),
-        num_warps=tile.warps,
+        **sizes,
+        **scan,
     )
-
-
-def whole_order(sequences: Sequences, device: torch.device) -> Tensor:
-    """All sequences, as they come [b] int32."""
-    return torch.arange(sequences.count, dtype=torch.int32, device=device)

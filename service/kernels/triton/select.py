@@ -17,7 +17,7 @@ from service.kernels.triton.arithmetic import accumulate, silu
 from service.kernels.triton.routing import Tiles
 from service.kernels.triton.tiles import LEAST, power_of_two
 
-CHANNELS_A_PROGRAM = 128
+CHANNELS_A_PROGRAM = {torch.bfloat16: 128, torch.float32: 32}  # fp32 is multiplied in registers
 COLUMNS_AT_ONCE = 32
 
 
@@ -172,10 +172,10 @@ class SelectWorkspace:
     arrived: Tensor
 
 
-def select_workspace(channels: int, outputs: int, tiles: Tiles) -> SelectWorkspace:
-    """Memory for the tiles' rows."""
+def select_workspace(channels: int, outputs: int, dtype: torch.dtype, tiles: Tiles) -> SelectWorkspace:
+    """Memory for the tiles' rows; dtype of the weights."""
     lanes, device = tiles.rows.numel(), tiles.rows.device
-    slices = -(-channels // _channels_a_program(channels))
+    slices = -(-channels // _channels_a_program(channels, dtype))
     return SelectWorkspace(
         torch.empty(slices * lanes * outputs, dtype=torch.float32, device=device),
         torch.zeros(lanes // LEAST, dtype=torch.int32, device=device),
@@ -201,7 +201,7 @@ def convolve_and_select(
     window [slots, k - 1, d] fp32, mutated -> x [t, d] fp32, selected [t, outputs] fp32
     """
     (taps, channels), (copies, outputs, _) = conv_weight.shape, weight.shape
-    block = _channels_a_program(channels)
+    block = _channels_a_program(channels, weight.dtype)
     lanes = tiles.rows.numel()
     slices = triton.cdiv(channels, block)
     if lanes:
@@ -251,5 +251,5 @@ def convolve_and_select(
         )
 
 
-def _channels_a_program(channels: int) -> int:
-    return max(LEAST, min(CHANNELS_A_PROGRAM, power_of_two(channels)))
+def _channels_a_program(channels: int, dtype: torch.dtype) -> int:
+    return max(LEAST, min(CHANNELS_A_PROGRAM[dtype], power_of_two(channels)))

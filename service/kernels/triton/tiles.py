@@ -51,13 +51,16 @@ class ScanTile:
     warps: int
 
 
-def scan_tile(chains: int, states: int, channels: int) -> ScanTile:
-    """The tile of a scan over all of a sequence's chains: what `kernels/build.py` shows to spill nothing."""
+def scan_tile(chains: int, states: int, channels: int, block: int | None = None) -> ScanTile:
+    """The tile of a scan over all of a sequence's chains: what `kernels/build.py` shows to spill nothing.
+
+    block: channels of it, where something else has chosen them
+    """
     padded = power_of_two(states)
     most = 32  # channels: a line of memory of fp32
     while most > 2 and padded * chains * most > 8192:
         most //= 2
-    block = max(2, min(most, power_of_two(channels)))
+    block = block or max(2, min(most, power_of_two(channels)))
     warps = 1
     while warps < 8 and padded * chains * block > 1024 * warps:  # 32 numbers a thread of each of decay and state
         warps *= 2
