@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-backends lint bench bench-quick load-quick load soak soak-stream capacity sanitize \
-	image image-test compose-check deploy-check
+	image image-test compose-check deploy-check kernels test-gpu
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -92,3 +92,12 @@ sanitize: .venv/.installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized $(SANITIZED)/installed/service/kernels/cpu \
 		tests/kernels/test_cpu_ops.py tests/models/test_mixture_of_mamba_cpu.py tests/models/test_coupled_mamba_cpu.py
+
+# All GPU kernels, compiled without one; see docs/gpu.md.
+KERNELS := build/kernels
+kernels: .venv/.installed
+	$(BIN)/python -m service.kernels.build --targets sm_80,sm_90 --cache $(KERNELS)
+
+# The suites of the GPU backend on a GPU. PyTorch must be a build for CUDA.
+test-gpu: .venv/.installed
+	TRITON_INTERPRET=0 $(BIN)/pytest -m gpu
