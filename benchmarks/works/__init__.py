@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
 from benchmarks.figures import Bench, Figure
-from benchmarks.works import coupled_scan, decode, generate, generate_http, predict_engine, predict_http, scan_training
+from benchmarks.works import (
+    coupled_scan,
+    decode,
+    generate,
+    generate_http,
+    predict_engine,
+    predict_http,
+    scan_training,
+    tracing,
+)
 
 WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
     {
@@ -15,5 +24,6 @@ WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
         "predict_engine": predict_engine.run,
         "predict_http": predict_http.run,
         "scan_training": scan_training.run,
+        "tracing": tracing.run,
     }
 )

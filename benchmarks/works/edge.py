@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,11 +17,15 @@ Address = tuple[str, int]
 
 
 @contextmanager
-def served(folder: Path, **settings: str) -> Iterator[Address]:
-    """`serpentine serve` of a checkpoint, on one thread, in a process of its own -> its host and port."""
+def served(folder: Path, environment: Mapping[str, str] | None = None, **settings: str) -> Iterator[Address]:
+    """`serpentine serve` of a checkpoint, on one thread, in a process of its own -> its host and port.
+
+    environment: further variables, beside those of the settings.
+    """
     command = [sys.executable, "-m", "service", "serve", "--model", str(folder), "--port", "0", "--threads", "1"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("SERPENTINE_")}
     clean |= {f"SERPENTINE_{name.upper()}": value for name, value in settings.items()}
+    clean |= environment or {}
     with subprocess.Popen([*command, "--log-level", "error"], env=clean, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
