@@ -146,10 +146,12 @@ def held_by(models: Iterable[ServedModel | GenerativeModel]) -> dict[int, dict[s
     held: dict[int, dict[str, int]] = {}
     for model in models:
         runner = model.lane.runner
-        kinds = held.setdefault(runner.device.index or 0, {"weights": 0, "state_pool": 0, "graphs": 0})
+        kinds = held.setdefault(runner.device.index or 0, {"weights": 0, "state_pool": 0})
         kinds["weights"] += model.weight_bytes
         kinds["state_pool"] += runner.state_bytes
-        kinds["graphs"] += getattr(runner.model, "graph_bytes", 0)
+        graph_bytes: int | None = getattr(runner.model, "graph_bytes", None)  # of executables that capture graphs
+        if graph_bytes is not None:
+            kinds["graphs"] = kinds.get("graphs", 0) + graph_bytes
     return held
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from service.gpu import GpuCollector
+from service.served import held_by
 
 UUIDS = ["a-1", "b-2"]
 
@@ -102,3 +103,14 @@ def test_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_device_does_not_tell_is_left_out(refused: str, used: int, loads: int) -> None:
     memory, load = collect(GpuCollector(Devices(), Nvml(refused)))
     assert (memory["0", "used"], len(load)) == (used, loads)
+
+
+def test_what_models_keep_is_added_up_by_device() -> None:
+    def model(index: int | None, weights: int, **executable: int) -> Any:
+        runner = SimpleNamespace(
+            device=SimpleNamespace(index=index), state_bytes=10, model=SimpleNamespace(**executable)
+        )
+        return SimpleNamespace(lane=SimpleNamespace(runner=runner), weight_bytes=weights)
+
+    held = held_by([model(None, 1), model(0, 2, graph_bytes=5), model(1, 4)])
+    assert held == {0: {"weights": 3, "state_pool": 20, "graphs": 5}, 1: {"weights": 4, "state_pool": 10}}
