@@ -48,6 +48,7 @@ def test_a_file_below_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path:
     file.write_text('models = ["a"]\nslots = 5\ndrain_s = 2\nstream_lag_ms = 7\n')
     monkeypatch.setenv("SERPENTINE_CONFIG", str(file))
     monkeypatch.setenv("SERPENTINE_DRAIN_S", "1.5")
+    monkeypatch.setenv("SERPENTINE_SLOTS", "7")
     monkeypatch.setenv("SERPENTINE_HOST", "")
     given = {"slots": 6, "port": None}
     settings = load_settings(given)
