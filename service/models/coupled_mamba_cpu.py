@@ -15,7 +15,9 @@ from service.models.cpu_packing import check_state, chunk_packing
 from service.models.memory import allocating
 from service.models.stacked import EPS
 
-BLOCK_ROWS = 512  # steps that the workspace holds; a longer chunk runs in blocks of so many, with the same bits
+BLOCK_ROWS = (
+    128  # steps that the workspace holds, in the cache; a longer chunk runs in blocks of so many, with the same bits
+)
 NONE = [0, 0]  # addresses of a weight and a bias that are not there
 
 

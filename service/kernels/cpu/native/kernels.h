@@ -88,6 +88,7 @@ struct SelectiveArgs {
     ptrdiff_t h_stride;
     int channels;
     bool fresh;
+    const float* next;        // state that is wanted soon, laid out as h: asked for meanwhile; or null
 };
 
 // The coupled scan of up to 16 channels over the rows of one sequence.

@@ -10,6 +10,9 @@ constexpr int kTileRows = 4, kTileWidth = 1;
 constexpr int kTileRows = 1, kTileWidth = 1;
 #endif
 
+constexpr int kSlice = 64;      // in depth
+constexpr int kMostSliced = 2;  // blocks of rows
+
 inline int row_of(const int* rows, int i) { return rows ? rows[i] : i; }
 
 template <int P>
@@ -77,71 +80,88 @@ struct Bf16Step {
     }
 };
 
-// Which of the row blocks of a panel this is.
-struct RowBlock {
-    int begin, index, of;
+// A part of the work on a panel: some rows, through some of its depth.
+struct Part {
+    int begin, rows;       // of the panel's rows
+    int from, to;          // in depth
+    ptrdiff_t ahead;       // depth at which weights are asked for meanwhile, from here
+    int turn, turns;       // those of every so many in depth
+    float* sums;           // [rows][width][16], kept between parts; null: the part is all of the depth
 };
 
 template <class Step, int R, int P>
-void tile(const PanelArgs& a, RowBlock block, int column) {
-    const int begin = block.begin;
+void tile(const PanelArgs& a, const Part& part, int column) {
     using X = typename Step::X;
     const X* x[R];
-    for (int r = 0; r < R; ++r) x[r] = static_cast<const X*>(a.x) + row_of(a.rows, begin + r) * a.x_stride;
+    for (int r = 0; r < R; ++r) x[r] = static_cast<const X*>(a.x) + row_of(a.rows, part.begin + r) * a.x_stride;
     F16 acc[R][P];
     for (int r = 0; r < R; ++r)
-        for (int p = 0; p < P; ++p) acc[r][p] = zero();
-    const X* w = static_cast<const X*>(a.w) + column * kVector * Step::kPerDepth;
+        for (int p = 0; p < P; ++p)
+            acc[r][p] = part.from ? load(part.sums + (r * a.width + column + p) * kVector) : zero();
     const ptrdiff_t step = static_cast<ptrdiff_t>(a.width) * kVector * Step::kPerDepth;
-    for (int k = 0; k < a.depth; ++k, w += step) {
+    const X* w = static_cast<const X*>(a.w) + column * kVector * Step::kPerDepth + part.from * step;
+    [[maybe_unused]] int turn = part.turn;
+    for (int k = part.from; k < part.to; ++k, w += step) {
 #if defined(__AVX2__)
-        // A lone block of rows reads each weight once, from memory: ask for it before the core's prefetcher dares to.
-        // Several ask for the next panel between them, while they compute on this one out of the cache.
+        // Each weight is wanted once, from memory: ask for it before the core's prefetcher dares to.
         constexpr ptrdiff_t line = 64 / sizeof(X);
-        if (block.of == 1) {
+        if (turn == 0) {
             for (int p = 0; p < P; ++p)
-                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + 8 * step), _MM_HINT_T0);
-        } else if (k % block.of == block.index) {
-            for (int p = 0; p < P; ++p)
-                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + a.depth * step), _MM_HINT_T1);
+                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + part.ahead * step), _MM_HINT_T0);
+            turn = part.turns;
         }
+        --turn;
 #endif
         Step::template apply<R, P>(acc, x, k, w);
     }
-    for (int r = 0; r < R; ++r) finish<P>(a, begin + r, column, acc[r]);
+    for (int r = 0; r < R; ++r)
+        if (part.to == a.depth)
+            finish<P>(a, part.begin + r, column, acc[r]);
+        else
+            for (int p = 0; p < P; ++p) store(part.sums + (r * a.width + column + p) * kVector, acc[r][p]);
 }
 
-template <class Step, int P>
-void rows_by(const PanelArgs& a, RowBlock block, int rows, int column) {
-    if constexpr (kTileRows >= 6) {
-        if (rows == 6) return tile<Step, 6, P>(a, block, column);
-        if (rows == 5) return tile<Step, 5, P>(a, block, column);
-    }
-    if constexpr (kTileRows >= 4) {
-        if (rows == 4) return tile<Step, 4, P>(a, block, column);
-        if (rows == 3) return tile<Step, 3, P>(a, block, column);
-        if (rows == 2) return tile<Step, 2, P>(a, block, column);
-    }
-    tile<Step, 1, P>(a, block, column);
+template <class Step, int R, int P>
+void tile_of(const PanelArgs& a, const Part& part, int column) {
+    if constexpr (R > 1)
+        if (part.rows < R) return tile_of<Step, R - 1, P>(a, part, column);
+    tile<Step, R, P>(a, part, column);
 }
 
+template <class Step>
+void run(const PanelArgs& a, const Part& part) {
+    for (int column = 0; column < a.width; column += kTileWidth) {
+        const int width = a.width - column < kTileWidth ? a.width - column : kTileWidth;
+        if constexpr (kTileWidth == 4) {
+            if (width == 4) tile_of<Step, kTileRows, 4>(a, part, column);
+            if (width == 3) tile_of<Step, kTileRows, 3>(a, part, column);
+            if (width == 2) tile_of<Step, kTileRows, 2>(a, part, column);
+        }
+        if (width == 1) tile_of<Step, kTileRows, 1>(a, part, column);
+    }
+}
+
+// Several blocks of rows take a slice of the depth in turn, while it is in the first-level cache, and ask for the next.
 template <class Step>
 void panel(const PanelArgs& a) {
     // Row blocks of nearly equal size: 8 rows are 4 and 4, not 6 and 2.
     const int blocks = (a.count + kTileRows - 1) / kTileRows;
-    for (int block = 0; block < blocks; ++block) {
-        const int begin = static_cast<int>(static_cast<int64_t>(a.count) * block / blocks);
-        const int rows = static_cast<int>(static_cast<int64_t>(a.count) * (block + 1) / blocks) - begin;
-        for (int column = 0; column < a.width; column += kTileWidth) {
-            const int width = a.width - column < kTileWidth ? a.width - column : kTileWidth;
-            if constexpr (kTileWidth == 4) {
-                if (width == 4) rows_by<Step, 4>(a, {begin, block, blocks}, rows, column);
-                if (width == 3) rows_by<Step, 3>(a, {begin, block, blocks}, rows, column);
-                if (width == 2) rows_by<Step, 2>(a, {begin, block, blocks}, rows, column);
-            }
-            if (width == 1) rows_by<Step, 1>(a, {begin, block, blocks}, rows, column);
+    const bool sliced = blocks > 1 && blocks <= kMostSliced;
+    const int depth = sliced ? kSlice : a.depth;
+    float sums[kMostSliced * kTileRows * kPanel * kVector];
+    for (int from = 0; from < a.depth; from += depth)
+        for (int block = 0; block < blocks; ++block) {
+            const int begin = static_cast<int>(static_cast<int64_t>(a.count) * block / blocks);
+            const int end = static_cast<int>(static_cast<int64_t>(a.count) * (block + 1) / blocks);
+            run<Step>(a, {.begin = begin,
+                          .rows = end - begin,
+                          .from = from,
+                          .to = from + depth < a.depth ? from + depth : a.depth,
+                          .ahead = blocks == 1 ? 8 : depth,
+                          .turn = block,
+                          .turns = blocks,
+                          .sums = sliced ? sums + begin * kPanel * kVector : nullptr});
         }
-    }
 }
 
 inline void linear_f32(const PanelArgs& a) { panel<F32Step>(a); }

@@ -6,6 +6,10 @@
 namespace serpentine {
 namespace {
 
+constexpr int kLongRows = 4;         // a sequence, above which what is between the stages outweighs the state
+constexpr int kChannelsOfScan = 256;  // of one slot that one thread takes at a time
+constexpr int kAhead = 64;            // channels
+
 ptrdiff_t padded(int count) { return (count + 31) / 32 * 32; }
 
 Buffer<float> copied(const float* values, size_t count) {
@@ -234,52 +238,72 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
                            .y16 = bf16 ? projected16_.data() : nullptr, .stride16 = projected_stride_};
     layer.x_proj.apply(team, kernels_, routes(layer.x_proj), x, projected);
 
-    // dt and the scan of the same channels, so that dt stays in this thread's cache.
     const Rows r{bf16 ? static_cast<const void*>(projected16_.data()) : projected_.data(), projected_stride_};
     const Result dt{.y = dt_.data(), .stride = inner_stride_, .then = Then::softplus};
-    team.each(layer.dt_proj.panels(), [&](int panel) {
-        for (int m = 0; m < s.modalities; ++m)
-            layer.dt_proj.panel(kernels_, m, panel, rows_of_[static_cast<size_t>(m)], r, dt);
-        const int end = std::min(layer.dt_proj.panel_begin(panel + 1), s.d_inner);
-        // A slot's states of these channels lie far apart: no prefetcher finds them.
-        const auto ask_for_state = [&](size_t i, int begin) {
-            const float* h = ssm + (segments_[i].slot * layers + layer_index) * s.d_state * s.d_inner;
-            for (int n = 0; n < s.d_state; ++n)
-                for (int c = begin; c < end; c += kVector) __builtin_prefetch(h + n * s.d_inner + c, 1);
-        };
-        for (size_t i = 0; i < segments_.size(); ++i) {
-            const Segment& segment = segments_[i];
-            const ptrdiff_t row = segment.begin;
-            if (i + 1 < segments_.size()) ask_for_state(i + 1, layer.dt_proj.panel_begin(panel));
-            for (int c = layer.dt_proj.panel_begin(panel); c < end; c += kVector) {
-                const float* projected_row = projected_.data() + row * projected_stride_;
-                kernels_.selective({
-                    .chain = {.x = x_.data() + row * inner_stride_ + c,
-                              .dt = dt_.data() + row * inner_stride_ + c,
-                              .B = projected_row + s.dt_rank,
-                              .C = projected_row + s.dt_rank + s.d_state,
-                              .A = layer.A.at(c),
-                              .D = layer.D.at(c),
-                              .z = uz_.data() + row * uz_stride + s.d_inner + c,
-                              .y = bf16 ? nullptr : activation_.data() + row * activation_stride_ + c,
-                              .y16 = bf16 ? activation16_.data() + row * activation_stride_ + c : nullptr},
-                    .stride = {.x = inner_stride_, .dt = inner_stride_, .BC = projected_stride_, .z = uz_stride,
-                               .y = activation_stride_, .y16 = activation_stride_},
-                    .rows = segment.rows,
-                    .present = nullptr,
-                    .bit = 0,
-                    .states = s.d_state,
-                    .h = ssm + (segment.slot * layers + layer_index) * s.d_state * s.d_inner + c,
-                    .h_stride = s.d_inner,
-                    .channels = std::min(kVector, end - c),
-                    .fresh = segment.fresh,
-                });
-            }
-        }
-    });
+    if (rows >= kLongRows * segments) {
+        // dt and the scan of the same channels, so that dt stays in this thread's cache.
+        team.each(layer.dt_proj.panels(), [&](int panel) {
+            for (int m = 0; m < s.modalities; ++m)
+                layer.dt_proj.panel(kernels_, m, panel, rows_of_[static_cast<size_t>(m)], r, dt);
+            const int begin = layer.dt_proj.panel_begin(panel);
+            const int end = std::min(layer.dt_proj.panel_begin(panel + 1), s.d_inner);
+            for (int i = 0; i < segments; ++i) scan(index, i, begin, end, ssm);
+        });
+    } else {
+        // A slot at a time, for its state is what has to come from memory.
+        layer.dt_proj.apply(team, kernels_, rows_of_, r, dt);
+        const int blocks = (s.d_inner + kChannelsOfScan - 1) / kChannelsOfScan;
+        team.each(segments * blocks, [&](int item) {
+            const int begin = item % blocks * kChannelsOfScan;
+            scan(index, item / blocks, begin, std::min(begin + kChannelsOfScan, s.d_inner), ssm);
+        });
+    }
 
     layer.out_proj.apply(team, kernels_, routes(layer.out_proj), activation(),
                          {.y = e_.data(), .stride = model_stride_, .then = Then::add});
+}
+
+void Mixture::scan(size_t index, int of, int begin, int end, float* ssm) {
+    const MixtureSizes& s = sizes_;
+    const Layer& layer = layers_[index];
+    const Segment& segment = segments_[static_cast<size_t>(of)];
+    const bool bf16 = dtype_ == Dtype::bf16;
+    const ptrdiff_t row = segment.begin, uz_stride = 2 * inner_stride_;
+    const float* projected = projected_.data() + row * projected_stride_;
+    const auto state = [&](int segment) {
+        const ptrdiff_t slot = segments_[static_cast<size_t>(segment)].slot;
+        const ptrdiff_t layers = static_cast<ptrdiff_t>(layers_.size());
+        return ssm + (slot * layers + static_cast<ptrdiff_t>(index)) * s.d_state * s.d_inner;
+    };
+    float* const h = state(of);
+    const bool last = of + 1 == static_cast<int>(segments_.size());
+    for (int c = begin; c < end; c += kVector) {
+        // Some blocks ahead, then of the next slot: no prefetcher of the processor's follows so many rows.
+        const int ahead = c + kAhead;
+        const float* next = ahead < s.d_inner ? h + ahead : last ? nullptr : state(of + 1) + ahead - s.d_inner;
+        kernels_.selective({
+            .chain = {.x = x_.data() + row * inner_stride_ + c,
+                      .dt = dt_.data() + row * inner_stride_ + c,
+                      .B = projected + s.dt_rank,
+                      .C = projected + s.dt_rank + s.d_state,
+                      .A = layer.A.at(c),
+                      .D = layer.D.at(c),
+                      .z = uz_.data() + row * uz_stride + s.d_inner + c,
+                      .y = bf16 ? nullptr : activation_.data() + row * activation_stride_ + c,
+                      .y16 = bf16 ? activation16_.data() + row * activation_stride_ + c : nullptr},
+            .stride = {.x = inner_stride_, .dt = inner_stride_, .BC = projected_stride_, .z = uz_stride,
+                       .y = activation_stride_, .y16 = activation_stride_},
+            .rows = segment.rows,
+            .present = nullptr,
+            .bit = 0,
+            .states = s.d_state,
+            .h = h + c,
+            .h_stride = s.d_inner,
+            .channels = std::min(kVector, end - c),
+            .fresh = segment.fresh,
+            .next = next,
+        });
+    }
 }
 
 }  // namespace serpentine

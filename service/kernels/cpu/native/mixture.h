@@ -50,6 +50,8 @@ class Mixture {
     void run_block(Team& team, const Packing& packing, const int64_t* tokens, Block block, float* conv, float* ssm,
                    float* logits);
     void run_layer(Team& team, size_t index, int rows, float* conv, float* ssm);
+    // The scan of channels begin..end-1 of a layer over one segment.
+    void scan(size_t index, int segment, int begin, int end, float* ssm);
     void embed(int64_t token, float* e) const;
     void norm(const float* e, const float* weight, ptrdiff_t row);
     Routes routes(const Packed& weight) const;

@@ -54,6 +54,7 @@ void selective_scan(const Kernels& kernels, const Packing& packing, const ScanTe
             .h_stride = s.d,
             .channels = channels,
             .fresh = segment.fresh,
+            .next = nullptr,
         });
     });
 }

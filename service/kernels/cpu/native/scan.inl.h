@@ -9,6 +9,7 @@ struct State {
     float* h;
     ptrdiff_t stride;
     int count;  // channels
+    const float* next = nullptr;
 };
 
 // Moves a slot's states into `local` where they are used often enough, so that their stride does no harm in the cache.
@@ -52,6 +53,7 @@ inline F16 step(const State& state, int states, F16 dt, F16 dtx, const float* A,
     const int count = kWhole ? kVector : state.count;
     const auto advance = [&](int n, F16 sum) {
         float* h = state.h + n * state.stride;
+        if (state.next) __builtin_prefetch(state.next + n * state.stride, 1);
         const F16 next = fma(decay<kInside>(dt, A + n * kVector), load(h, count), mul(dtx, broadcast(B[n])));
         store(h, next, count);
         return fma(broadcast(C[n]), next, sum);
@@ -68,7 +70,8 @@ inline F16 step(const State& state, int states, F16 dt, F16 dtx, const float* A,
 
 inline void selective(const SelectiveArgs& a) {
     float local[kLocalStates * kVector];
-    const State state = open_state(a.h, a.h_stride, a.states, a.channels, a.fresh, a.rows, local);
+    State state = open_state(a.h, a.h_stride, a.states, a.channels, a.fresh, a.rows, local);
+    if (a.rows == 1) state.next = a.next;
     const ChainArgs& c = a.chain;
     const bool whole = state.count == kVector, looks = whole && a.rows >= kLongRows;
     const F16 least = looks ? least_rate(c.A, a.states) : zero();
@@ -276,6 +279,7 @@ inline void coupled(const CoupledArgs& a) {
                 .h_stride = a.h_stride,
                 .channels = a.channels,
                 .fresh = a.fresh || !(a.started >> m & 1),
+                .next = nullptr,
             });
         return;
     }
