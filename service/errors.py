@@ -4,7 +4,9 @@
     ├── BadRequest         400  unreadable
     ├── InvalidInput       422  readable but wrong; names the fields
     ├── Unauthorized       401
+    ├── Forbidden          403  another site's page
     ├── NotFound           404
+    ├── RequestTimeout     408  a body that stopped coming
     ├── SessionConflict    409  two writers on one session, or a state of another model
     ├── TooLarge           413  over a limit of size, duration or steps
     ├── UnsupportedMedia   415  a content type that no route reads
@@ -65,8 +67,16 @@ class Unauthorized(ServiceError):
     status, code, title = 401, "unauthorized", "Unauthorized"
 
 
+class Forbidden(ServiceError):
+    status, code, title = 403, "forbidden", "Forbidden"
+
+
 class NotFound(ServiceError):
     status, code, title = 404, "not_found", "Not found"
+
+
+class RequestTimeout(ServiceError):
+    status, code, title = 408, "request_timeout", "Request timeout"
 
 
 class SessionConflict(ServiceError):

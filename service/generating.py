@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from service.codecs.prompt import PromptPart, encode_parts, joined
+from service.codecs.prompt import PromptPart, encode_parts, joined, most_tokens
 from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
 from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
@@ -64,6 +64,11 @@ class Generating(Writing[Generation]):
         self._arrived_s = time.monotonic()
         self._latest_s: dict[int, float] = {}
 
+    def most_steps(self, prompt: Sequence[PromptPart]) -> int:
+        """That prompt and answers can come to, as far as can be told before anything is decoded."""
+        most = min(most_tokens(prompt, self.model.vocabulary), self.runtime.settings.max_steps)
+        return most + self.sequences * self.params.max_tokens
+
     def start(self, prompt: Sequence[PromptPart]) -> None:
         """Start in the feature workers. Raises Overloaded."""
         self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
@@ -98,6 +103,7 @@ class Generating(Writing[Generation]):
             capture=self.session_id is not None,
             prefixes=prompt.prefixes,
         )
+        self.settle(len(prompt.ids) + self.sequences * self.params.max_tokens)
         request = self.request(program)
         (result,) = self.runtime.engine.submit(model.lane.name, [request])
         for modality, count in program.prompt_tokens.items():

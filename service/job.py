@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from service.engine.admission import Ticket
 from service.engine.request import Program, Request
 from service.errors import DeadlineExceeded, Internal, ServiceError
 from service.owner import Owner
@@ -24,6 +25,8 @@ T = TypeVar("T")
 class Job(Generic[R]):
     """One request, moved along by the callbacks of its futures. `answer` is what the client waits for.
 
+    ticket: what it was admitted with.
+
     deadline in time.monotonic() seconds, or None.
     """
 
@@ -31,6 +34,7 @@ class Job(Generic[R]):
         self.runtime, self.deadline, self.request_id, self.owner = runtime, deadline, request_id, owner
         self.answer: Future[R] = Future()
         self.trace = runtime.tracing.current()
+        self.ticket: Ticket | None = None
 
     def prepare(self, what: str, prepare: Callable[[], T], infer: Callable[[T], None]) -> None:
         """Run `prepare` in a worker, then `infer` with what it gave; what either raises is the answer.
@@ -64,6 +68,11 @@ class Job(Generic[R]):
     def request(self, program: Program[T]) -> Request[T]:
         """A program of this job, for the engine."""
         return Request(self.request_id, program, self.deadline, self.owner, trace=self.trace)
+
+    def settle(self, steps: int) -> None:
+        """So many steps will run, where up to most_steps were admitted."""
+        if self.ticket is not None:
+            self.ticket.settle(steps)
 
     def succeed(self, result: R) -> None:
         """Answer, unless the client has gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,15 @@ class Predicting(Writing[Prediction]):
         self.sequences = 1 + (len(model.config.model.modalities) if self.attributed else 0)
         self.features_ms = 0.0
 
+    def most_steps(self, media: Media, features: Mapping[str, Steps]) -> int:
+        """That it can come to, as far as can be told before anything is decoded."""
+        settings, hz = self.runtime.settings, self.model.extractor.spec.clock.hz
+        most = sum(len(steps.values) for steps in features.values())
+        most += sum(len(segment.text) for segment in media.text or ())  # a token has a character at least
+        if media.audio is not None or media.video is not None:
+            most += math.ceil(settings.max_media_seconds * (hz or 1.0))
+        return self.sequences * min(most, settings.max_steps)
+
     def start(self, media: Media, features: Mapping[str, Steps]) -> None:
         """Start in the feature workers. Raises Overloaded."""
         self.prepare("its features were extracted", lambda: self._extract(media, features), self._infer)
@@ -62,13 +72,16 @@ class Predicting(Writing[Prediction]):
 
     def _infer(self, clip: Clip) -> None:
         program = ClipProgram(clip, self.options.timeline, restore=self._state, capture=self.session_id is not None)
+        steps = clip.steps
         requests = {"": self.request(program)}
         names = list(self.model.config.model.modalities)
         if self.attributed:
             for name in names:
                 rest = without(clip, names, name)
                 if rest is not None and clip.present[names.index(name)].any():
+                    steps += rest.steps
                     requests[name] = self.request(ClipProgram(rest))
+        self.settle(steps)
         results = self.runtime.engine.submit(self.model.lane.name, list(requests.values()))
         for name, row in zip(names, clip.present, strict=True):
             counter = self.runtime.metrics.steps_total.labels(self.model.name, name, "input")

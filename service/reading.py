@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.codecs.prompt import PromptPart, encode_parts
+from service.codecs.prompt import PromptPart, encode_parts, most_tokens
 from service.engine.reading_program import Read, ReadingProgram
 from service.errors import InvalidInput
 from service.owner import ANYONE, Owner
@@ -44,6 +44,10 @@ class ReadingJob(Writing[Reading]):
         super().__init__(runtime, deadline, request_id, session_id, owner)
         self.model = model
 
+    def most_steps(self, prompt: Sequence[PromptPart]) -> int:
+        """That the prompt can come to, as far as can be told before anything is decoded."""
+        return min(most_tokens(prompt, self.model.vocabulary), self.runtime.settings.max_steps)
+
     def start(self, prompt: Sequence[PromptPart]) -> None:
         """Start in the feature workers. Raises Overloaded."""
         self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
@@ -58,6 +62,7 @@ class ReadingJob(Writing[Reading]):
         return ReadingProgram(ids, state)
 
     def _infer(self, program: ReadingProgram) -> None:
+        self.settle(len(program.ids))
         request = self.request(program)
         (result,) = self.runtime.engine.submit(self.model.lane.name, [request])
         counts = Counter(map(self.model.vocabulary.modality, program.ids))

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Literal, TypeVar, overload
 
 from service.advancing import Advancing
 from service.codecs.prompt import PromptPart
-from service.engine.admission import Admission
+from service.engine.admission import Admission, Load
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import DOWN, Engine
 from service.engine.generation import Generation, Listener
@@ -41,7 +42,16 @@ from service.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.02
-LIMITS = ("slots", "max_waiting", "max_streams", "session_bytes", "prefix_cache_bytes", "step_budget")
+LIMITS = (
+    "slots",
+    "max_waiting",
+    "max_inside_steps",
+    "max_inside_bytes",
+    "max_streams",
+    "session_bytes",
+    "prefix_cache_bytes",
+    "step_budget",
+)
 
 R = TypeVar("R")
 
@@ -62,9 +72,10 @@ class Runtime:
         self.ready = self.draining = False
         lanes = [model.lane for model in models.values()]
         self.engine = Engine(lanes, threads=settings.threads, tracing=tracing)
-        self.admission = Admission(settings.slots + settings.max_waiting)
+        sequences = settings.slots + settings.max_waiting
+        self.admission = Admission(Load(sequences, settings.max_inside_steps, settings.max_inside_bytes))
         self.paces = {name: Pace() for name in models}
-        self.workers = FeatureWorkers(settings.feature_threads, self.admission.limit)
+        self.workers = FeatureWorkers(settings.feature_threads, sequences)
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},
             metrics,
@@ -150,11 +161,12 @@ class Runtime:
             raise InvalidInput.at(("model",), f"{name} is for {model.task}; {others}")
         return model
 
-    def check_room(self, task: str, deadline: float) -> None:
+    def check_room(self, task: str, deadline: float, key: str = "") -> None:
         """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read."""
         paces = [self.paces[model.name] for model in self.models.values() if model.task == task]
-        if paces and not any(pace.allows(deadline) for pace in paces):
-            raise _too_late(min(paces, key=Pace.wait_s))
+        if paces and not any(pace.allows(deadline, key) for pace in paces):
+            raise _too_late(min(paces, key=lambda pace: pace.wait_s(key)), key)
+        self.admission.check(Load(sequences=1), key)
 
     def submit(
         self,
@@ -175,7 +187,8 @@ class Runtime:
         """
         self._check_open()
         job = Predicting(self, model, options, deadline, request_id, session_id, owner)
-        return self._admit(job, job.sequences, lambda: job.start(media, features), self.paces[model.name])
+        load = Load(job.sequences, job.most_steps(media, features))
+        return self._admit(job, load, lambda: job.start(media, features), self.paces[model.name])
 
     def advance(
         self,
@@ -197,7 +210,7 @@ class Runtime:
         self._check_open()
         job = Advancing(self, deadline, request_id, owner)
         program = ClipProgram(clip, read_all, restore=restore, capture=True, alone=alone)
-        return self._admit(job, 1, lambda: job.start(model, program))
+        return self._admit(job, Load(1, clip.steps), lambda: job.start(model, program))
 
     def generate(
         self,
@@ -219,7 +232,8 @@ class Runtime:
         """
         self._check_open()
         job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot, owner)
-        return self._admit(job, job.sequences, lambda: job.start(prompt), self.paces[model.name])
+        load = Load(job.sequences, job.most_steps(prompt))
+        return self._admit(job, load, lambda: job.start(prompt), self.paces[model.name])
 
     def read(
         self,
@@ -234,7 +248,7 @@ class Runtime:
         """Let a session read a prompt's parts, without an answer. Refuses at once as `submit` does."""
         self._check_open()
         job = ReadingJob(self, model, deadline, request_id, session_id, owner)
-        return self._admit(job, 1, lambda: job.start(prompt))
+        return self._admit(job, Load(1, job.most_steps(prompt)), lambda: job.start(prompt))
 
     def close(self, drain_s: float) -> None:
         """Refuse new work, let what is inside finish for up to `drain_s` seconds, then stop."""
@@ -252,18 +266,23 @@ class Runtime:
         if not self.engine.alive:
             raise EngineDown(DOWN)
 
-    def _admit(self, job: Job[R], sequences: int, start: Callable[[], None], pace: Pace | None = None) -> Future[R]:
-        """Start a job inside the limit of sequences, if it can be answered in time. Raises Overloaded."""
-        if pace is not None and not pace.allows(job.deadline):
-            raise _too_late(pace)
-        self.admission.enter(sequences)
+    def _admit(self, job: Job[R], load: Load, start: Callable[[], None], pace: Pace | None = None) -> Future[R]:
+        """Start a job inside the limits of sequences and steps, if it can be answered in time. Raises Overloaded.
+
+        load: the most that it can take; what could not fit at all may have everything.
+        """
+        key = job.owner.key
+        if pace is not None and not pace.allows(job.deadline, key):
+            raise _too_late(pace, key)
+        load = replace(load, steps=min(load.steps, self.admission.limit.steps))
+        job.ticket = ticket = self.admission.enter(load, key)
         if pace is not None:
-            pace.enter()
+            pace.enter(key)
 
         def leave(answer: Future[R]) -> None:
-            self.admission.leave(sequences)
+            ticket.leave()
             if pace is not None:
-                pace.leave(not answer.cancelled() and answer.exception() is None)
+                pace.leave(not answer.cancelled() and answer.exception() is None, key)
 
         job.answer.add_done_callback(leave)
         try:
@@ -275,8 +294,8 @@ class Runtime:
         return job.answer
 
 
-def _too_late(pace: Pace) -> Overloaded:
-    wait_s = pace.wait_s()
+def _too_late(pace: Pace, key: str) -> Overloaded:
+    wait_s = pace.wait_s(key)
     return Overloaded(
         f"what is in work takes about {1000 * wait_s:.0f} ms, too long for an answer by the deadline; try again later",
         retry_after_s=wait_s,

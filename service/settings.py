@@ -8,6 +8,7 @@ A key that is misspelt fails at start with the list of those that exist, and so 
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -66,7 +67,12 @@ class Settings(BaseSettings):
         default=None, description="a JSON object a line, as `serpentine keys new` prints; unset: anybody may ask"
     )
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="whose pages may read answers and open sockets, such as https://app.example; * for all"
+    )
+
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one request")
+    body_idle_s: float = Field(default=10.0, gt=0, description="that nothing of a body comes before it is given up")
     max_batch_lines: int = Field(default=1000, ge=1, description="of one POST /predict/batch")
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")
 
@@ -82,6 +88,10 @@ class Settings(BaseSettings):
     slots: int = Field(default=64, ge=1, description="sequences that own state at a time")
     chunk_steps: int = Field(default=512, ge=1, description="of one sequence in one batch")
     step_budget: int = Field(default=4096, ge=1, description="steps of all sequences in one batch")
+    max_inside_steps: int = Field(
+        default=2**22, ge=1, description="of all requests inside, each counted by the most that it can come to"
+    )
+    max_inside_bytes: int = Field(default=2**29, ge=1024, description="of all bodies that came and are not answered")
     max_waiting: int = Field(default=256, ge=0, description="requests admitted beyond the slots")
 
     prefix_cache_bytes: int = Field(
@@ -137,7 +147,15 @@ class Settings(BaseSettings):
             raise ValueError(f"unknown variables {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return data
 
-    @field_validator("models", mode="before")
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not re.fullmatch(r"\*|https?://[^/?#@\s]+", origin):
+                raise ValueError(f"an origin is expected, such as https://app.example or *; {origin!r} is none")
+        return value
+
+    @field_validator("models", "cors_origins", mode="before")
     @classmethod
     def _split_at_commas(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

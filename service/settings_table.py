@@ -91,6 +91,8 @@ def _default(name: str) -> str:
         return f"the bundled {' and '.join(folder.relative_to(BUNDLED).name for folder in BUNDLED_MODELS)}"
     if field.default is None:
         return "unset"
+    if field.default == ():
+        return "none"
     size = f" ({_size(field.default)})" if name.endswith("_bytes") else ""
     return f"`{shown(masked(field.default))}`{size}"
 

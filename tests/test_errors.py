@@ -12,6 +12,8 @@ TABLE = {
     "BadRequest": (400, "bad_request"),
     "InvalidInput": (422, "invalid_input"),
     "Unauthorized": (401, "unauthorized"),
+    "Forbidden": (403, "forbidden"),
+    "RequestTimeout": (408, "request_timeout"),
     "NotFound": (404, "not_found"),
     "SessionConflict": (409, "session_conflict"),
     "TooLarge": (413, "too_large"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.engine.admission import Load
 from service.engine.clip_program import Result
 from service.engine.live_reading import SegmentEnd
 from service.engine.prediction import PredictOptions
@@ -59,7 +60,7 @@ def test_where_there_is_no_room_for_long_the_stream_is_told(
 ) -> None:
     runtime = start_runtime(slots=1, max_waiting=0)
     monkeypatch.setattr("service.live.ROOM_S", 0.1)
-    runtime.admission.enter(1)
+    taken = runtime.admission.enter(Load(sequences=1))
 
     async def talk() -> None:
         session = live(runtime)
@@ -68,7 +69,7 @@ def test_where_there_is_no_room_for_long_the_stream_is_told(
 
     with pytest.raises(Overloaded):
         asyncio.run(talk())
-    runtime.admission.leave(1)
+    taken.leave()
 
 
 def test_a_state_that_is_not_finite_is_not_taken_for_the_beginning(

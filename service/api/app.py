@@ -9,9 +9,11 @@ from importlib.metadata import version
 from anyio import to_thread
 from fastapi import FastAPI
 
+from service.api.browsers import HeadersMiddleware, allow_origins, docs_router
 from service.api.context import Edge, Gate
 from service.api.generate import generate_router
 from service.api.health import health_router
+from service.api.intake import IntakeMiddleware
 from service.api.keys import KeyMiddleware
 from service.api.metrics import metrics_router
 from service.api.middleware import RequestMiddleware
@@ -42,6 +44,7 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
         description="Multimodal state-space models: sentiment of text, audio and video; generation of text, images and "
         "speech.",
         lifespan=lifespan,
+        docs_url=None,  # ours has a policy
         redoc_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # ours tell of the same requests
@@ -57,8 +60,12 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
     )
     for make_router in routers:
         app.include_router(make_router(edge))
+    app.include_router(docs_router(app))
     install_problems(app, runtime.metrics)
     install_openapi(app)
+    app.add_middleware(IntakeMiddleware, edge=edge)
     app.add_middleware(KeyMiddleware, edge=edge)
     app.add_middleware(RequestMiddleware, edge=edge)  # around it: what is refused has an id and a log line too
+    allow_origins(app, runtime.settings.cors_origins)
+    app.add_middleware(HeadersMiddleware)
     return app

@@ -12,15 +12,14 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from service.api.browsers import check_origin
 from service.api.context import Caller, Edge
 from service.api.problems import count, problem_response
 from service.errors import InvalidInput, ServiceError, Unauthorized
 from service.keys.keyring import MAX_KEY_CHARS, Key, Keyring
 from service.owner import Owner, Priority
 
-OPEN = frozenset(
-    {"/livez", "/readyz", "/startupz", "/health", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
-)
+OPEN = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics", "/docs", "/openapi.json"})
 SUBPROTOCOL = "serpentine"
 _BEARER = "bearer."
 _HOW = "send Authorization: Bearer KEY, or X-API-Key: KEY"
@@ -51,8 +50,11 @@ class KeyMiddleware:
     def _enter(self, scope: Scope) -> Callable[[], None]:
         """Name the owner -> what is to be done at the end. Raises Unauthorized, InvalidInput, RateLimited."""
         connection, caller = HTTPConnection(scope), Caller.of(scope)
+        settings = self.edge.runtime.settings
+        if scope["type"] == "websocket":
+            check_origin(connection, settings.cors_origins)
         key = identified(connection, self.keys)
-        owner = owner_of(key, connection.headers.get("x-priority"), self.edge.runtime.settings.max_sessions)
+        owner = owner_of(key, connection.headers.get("x-priority"), settings.max_sessions)
         caller.belongs_to(scope, owner, None if key is None else key.usage)
         if key is None:
             return _nothing

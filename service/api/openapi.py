@@ -50,7 +50,7 @@ _EVENTS = (
     "{response}. Text deltas add up; of pictures, the latest counts."
 )
 _BINARY = {"type": "string", "format": "binary"}
-_REFUSALS = (400, 404, 413, 415, 422, 503, 504)
+_REFUSALS = (400, 404, 408, 413, 415, 422, 503, 504)
 _WRITES = (409,)  # that a state of another model, or a session in use, is refused with
 _REQUEST_ID = {"X-Request-Id": {"description": "The client's, or a new one.", "schema": {"type": "string"}}}
 _SECURITY = {
@@ -144,7 +144,7 @@ def batch_docs(model: ServedModel | None) -> dict[str, Any]:
     samples = {"lines": {"value": lines}} if lines else {}
     content = {kind: {"schema": {"type": "string"}, "examples": samples} for kind in JSON_LINES}
     answer = {kind: {"schema": {"type": "string"}} for kind in JSON_LINES}
-    return _docs(answer, (413, 415, 422, 503, 504), content)
+    return _docs(answer, (408, 413, 415, 422, 503, 504), content)
 
 
 def generate_docs(model: GenerativeModel | None) -> dict[str, Any]:

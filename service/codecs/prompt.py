@@ -80,6 +80,20 @@ def encode_parts(
     return encoded
 
 
+def most_tokens(parts: Sequence[PromptPart], vocabulary: Vocabulary) -> int:
+    """That a prompt's parts can come to, as far as can be told before anything is decoded."""
+    total = 0
+    for part in parts:
+        if isinstance(part, TextPart):
+            total += len(part.text.encode())  # a token has a byte at least
+        elif isinstance(part, TokensPart):
+            total += len(part.ids) + 2
+        else:
+            medium = vocabulary.media.get(IMAGE if isinstance(part, ImagePart) else SPEECH)
+            total += 0 if medium is None else medium.codes[1] + 2
+    return total + 2  # bos, and the sentinel before an answer
+
+
 def joined(
     begin: Sequence[int], parts: Sequence[Sequence[int]], vocabulary: Vocabulary, limits: MediaLimits
 ) -> list[int]:

@@ -3,37 +3,115 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
+from dataclasses import dataclass, fields
 
 from service.errors import Overloaded
 
 RETRY_AFTER_S = 1.0
+SHARE = 4  # times what is left, that one API key may have: four fifths of all where it is alone
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a request takes, or what there is: sequences and their steps on the engine, bytes of bodies in memory."""
+
+    sequences: int = 0
+    steps: int = 0
+    bytes: int = 0
+
+
+KINDS = tuple(field.name for field in fields(Load))
 
 
 class Admission:
-    """A counter of sequences with an upper limit, shared by threads."""
+    """Counters with upper limits, shared by threads.
 
-    def __init__(self, limit: int) -> None:
+    One API key never takes all that is left, so that there is room for others when they come; without keys everybody
+    is one, who may.
+    """
+
+    def __init__(self, limit: Load) -> None:
         self.limit = limit
-        self._inside = 0
+        self._inside: Counter[str] = Counter()
+        self._of: dict[str, Counter[str]] = {}
         self._lock = threading.Lock()
 
     @property
     def inside(self) -> int:
         """Sequences admitted and not yet done."""
-        return self._inside
+        return self._inside["sequences"]
 
-    def enter(self, sequences: int) -> None:
-        """Admit, or raise Overloaded with the time to come back after."""
+    @property
+    def load(self) -> Load:
+        """All that is inside."""
         with self._lock:
-            if self._inside + sequences > self.limit:
+            return Load(**{kind: self._inside[kind] for kind in KINDS})
+
+    def enter(self, load: Load, key: str = "") -> Ticket:
+        """Admit what an API key asks for, or raise Overloaded with the time to come back after."""
+        with self._lock:
+            self._check(load, key)
+            self._count(load, key, 1)
+        return Ticket(self, load, key)
+
+    def check(self, load: Load, key: str = "") -> None:
+        """Raise Overloaded where `enter` would."""
+        with self._lock:
+            self._check(load, key)
+
+    def _check(self, load: Load, key: str) -> None:
+        of_key = self._of.get(key, Counter())
+        for kind in KINDS:
+            asked, inside, limit = getattr(load, kind), self._inside[kind], getattr(self.limit, kind)
+            if asked == 0:
+                continue
+            if inside + asked > limit:
                 raise Overloaded(
-                    f"{self._inside} sequences are in work of at most {self.limit}; try again later",
+                    f"{inside} {kind} are in work of at most {limit}, and this takes {asked}; try again later",
                     retry_after_s=RETRY_AFTER_S,
                 )
-            self._inside += sequences
+            if key and of_key[kind] and of_key[kind] + asked > SHARE * (limit - inside):
+                raise Overloaded(
+                    f"{of_key[kind]} {kind} of the key {key!r} are in work, and what is left is for others; "
+                    "try again later",
+                    retry_after_s=RETRY_AFTER_S,
+                )
 
-    def leave(self, sequences: int) -> None:
-        """Give back what `enter` took."""
-        with self._lock:
-            self._inside -= sequences
-            assert self._inside >= 0, "left twice"
+    def _count(self, load: Load, key: str, sign: int) -> None:
+        of_key = self._of.setdefault(key, Counter())
+        for kind in KINDS:
+            for counter in (self._inside, of_key):
+                counter[kind] += sign * getattr(load, kind)
+                assert counter[kind] >= 0, "left twice"
+        if not any(of_key.values()):
+            del self._of[key]
+
+
+class Ticket:
+    """What one request was admitted with, until it leaves. May be used from any thread."""
+
+    def __init__(self, admission: Admission, load: Load, key: str) -> None:
+        self._admission, self._load, self._key = admission, load, key
+
+    def grow(self, more: Load) -> None:
+        """Take more. Raises Overloaded."""
+        admission = self._admission
+        with admission._lock:
+            admission._check(more, self._key)
+            admission._count(more, self._key, 1)
+            self._load = Load(**{kind: getattr(self._load, kind) + getattr(more, kind) for kind in KINDS})
+
+    def settle(self, steps: int) -> None:
+        """Its steps are known by now, and no more than were asked for: give the others back."""
+        self._replace(Load(self._load.sequences, min(steps, self._load.steps), self._load.bytes))
+
+    def leave(self) -> None:
+        """Give everything back. Once is enough."""
+        self._replace(Load())
+
+    def _replace(self, load: Load) -> None:
+        with self._admission._lock:
+            less = {kind: max(0, getattr(self._load, kind) - getattr(load, kind)) for kind in KINDS}
+            self._admission._count(Load(**less), self._key, -1)
+            self._load = Load(**{kind: getattr(self._load, kind) - less[kind] for kind in KINDS})

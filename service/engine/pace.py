@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
 WEIGHT = 1 / 16  # of the latest interval in their mean
 SHARE = 0.5  # of the time that a request has left, which may pass before its turn
@@ -19,21 +20,26 @@ class Pace:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
+        self._of: Counter[str] = Counter()  # by API key
         self._latest_s = 0.0  # of the last answer, or of the first request that came after nothing
         self._interval_s: float | None = None
 
-    def enter(self) -> None:
-        """A request came in."""
+    def enter(self, key: str = "") -> None:
+        """A request of an API key came in."""
         with self._lock:
             if self._inside == 0:
                 self._latest_s = time.monotonic()
             self._inside += 1
+            self._of[key] += 1
 
-    def leave(self, answered: bool) -> None:
+    def leave(self, answered: bool, key: str = "") -> None:
         """It left. What was cancelled or failed says nothing of the pace."""
         now = time.monotonic()
         with self._lock:
             self._inside -= 1
+            self._of[key] -= 1
+            if not self._of[key]:
+                del self._of[key]
             if answered:
                 interval_s, self._latest_s = now - self._latest_s, now
                 if self._interval_s is None:
@@ -41,12 +47,18 @@ class Pace:
                 else:
                     self._interval_s += WEIGHT * (interval_s - self._interval_s)
 
-    def wait_s(self) -> float:
-        """Seconds until all that are inside are likely to be done; 0 where nothing is known yet."""
-        return self._inside * (self._interval_s or 0.0)
+    def wait_s(self, key: str = "") -> float:
+        """Seconds until a newcomer's turn has likely come and all before it are done; 0 where nothing is known yet.
 
-    def allows(self, deadline: float | None) -> bool:
-        """Whether a request that must be answered by this time.monotonic() second is worth starting."""
+        Keys take turns: it finds no more ahead of it than its own key's requests, and as many of each other key.
+        """
+        with self._lock:
+            own = self._of.get(key, 0)
+            ahead = min(self._inside, (own + 1) * len(self._of.keys() | {key}))
+        return ahead * (self._interval_s or 0.0)
+
+    def allows(self, deadline: float | None, key: str = "") -> bool:
+        """Whether a key's request that must be answered by this time.monotonic() second is worth starting."""
         if self._inside == 0 or deadline is None:
             return True
-        return self.wait_s() <= SHARE * (deadline - time.monotonic())
+        return self.wait_s(key) <= SHARE * (deadline - time.monotonic())

@@ -52,10 +52,10 @@ async def test_while_draining(runtime: Runtime) -> None:
 
 
 async def test_a_full_queue_leaves_it_ready(client: httpx.AsyncClient, runtime: Runtime) -> None:
-    runtime.admission.enter(runtime.admission.limit)
+    everything = runtime.admission.enter(runtime.admission.limit)
     try:
         assert (await client.post("/predict", **as_json(clip(audio=2)))).status_code == 503
         assert await statuses(client) == dict.fromkeys(PROBES, 200)
     finally:
-        runtime.admission.leave(runtime.admission.limit)
+        everything.leave()
     assert (await client.post("/predict", **as_json(clip(audio=2)))).status_code == 200

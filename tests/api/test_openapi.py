@@ -109,7 +109,7 @@ def test_errors_are_documented_as_problems(document: dict[str, Any]) -> None:
                 assert (kinds == ["application/problem+json"]) == (status != "200"), (path, status, kinds)
     for path, more in (("/predict", set()), ("/generate", {"409"})):
         statuses = set(document["paths"][path]["post"]["responses"])
-        assert statuses == {"200", "400", "401", "404", "413", "415", "422", "429", "500", "503", "504"} | more
+        assert statuses == {"200", "400", "401", "404", "408", "413", "415", "422", "429", "500", "503", "504"} | more
 
 
 def test_every_reference_is_defined(document: dict[str, Any]) -> None:

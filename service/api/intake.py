@@ -1,0 +1,67 @@
+"""Bodies on their way in: bounded all together, and given up when they stop coming."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.context import Caller, Edge
+from service.api.problems import count, problem_response
+from service.engine.admission import Load, Ticket
+from service.errors import Overloaded, RequestTimeout
+
+
+class IntakeMiddleware:
+    """Counts a request's body in from its first byte until the request is answered.
+
+    A body that says that it is longer than there is room for is refused before any of it is read. What it says is not
+    counted, only what came: otherwise one who says much and sends nothing would keep others out.
+    """
+
+    def __init__(self, app: ASGIApp, edge: Edge) -> None:
+        self.app, self.edge = app, edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        caller, admission = Caller.of(scope), self.edge.runtime.admission
+        try:
+            admission.check(Load(bytes=self._declared(scope)), caller.owner.key)
+            ticket = admission.enter(Load(), caller.owner.key)
+        except Overloaded as error:
+            count(self.edge.runtime.metrics, error)
+            await problem_response(error, caller.id)(scope, receive, send)
+            return
+        try:
+            await self.app(scope, _Counting(receive, ticket, self.edge.runtime.settings.body_idle_s), send)
+        finally:
+            ticket.leave()
+
+    def _declared(self, scope: Scope) -> int:
+        """Bytes that the head says will come; what is over the limit of one body is refused by its route."""
+        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+        return min(int(said[:20]), self.edge.runtime.settings.max_body_bytes) if said.isdigit() else 0
+
+
+class _Counting:
+    """`receive`, of which a body's bytes are counted. Raises Overloaded, RequestTimeout."""
+
+    def __init__(self, receive: Receive, ticket: Ticket, idle_s: float) -> None:
+        self._receive, self._ticket, self._idle_s = receive, ticket, idle_s
+        self._more = True
+
+    async def __call__(self) -> Message:
+        if not self._more:  # what is waited for is the client's going away
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._idle_s):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestTimeout(f"nothing of the body came for {self._idle_s:g} s") from None
+        self._more = message.get("more_body", False)
+        if body := message.get("body", b""):
+            self._ticket.grow(Load(bytes=len(body)))
+        return message
