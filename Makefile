@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: serve test test-backends lint bench bench-quick load-quick load soak soak-stream capacity sanitize \
+.PHONY: serve test test-backends lint audit bench bench-quick load-quick load soak soak-stream capacity sanitize \
 	image image-test compose-check deploy-check kernels test-gpu
 
 .SILENT: .venv/.installed .venv/.load
@@ -26,6 +26,11 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what constraints.txt pins.
+audit:
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; } || true
+	.ci/audit build/audit/bin/pip-audit
 
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks

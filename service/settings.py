@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="of one request")
+    max_connections: int = Field(default=2048, ge=1, description="of clients, sockets among them; more are told 503")
     body_idle_s: float = Field(default=10.0, gt=0, description="that nothing of a body comes before it is given up")
     max_batch_lines: int = Field(default=1000, ge=1, description="of one POST /predict/batch")
     batch_concurrency: int = Field(default=8, ge=1, description="lines of one batch that are at work at a time")

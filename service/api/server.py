@@ -14,6 +14,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.context import Gate
+from service.api.heads import HeadsProtocol
 from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,8 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            http=HeadsProtocol,
+            limit_concurrency=runtime.settings.max_connections,
             timeout_graceful_shutdown=LAST_WORDS_S,
             ws_max_size=runtime.settings.max_message_bytes,
             ws_ping_interval=runtime.settings.keep_alive_s,
