@@ -116,7 +116,7 @@ class GenerativeModel:
             **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }
-        card["limits"]["tokens"] = settings.max_tokens
+        card["limits"]["tokens"] = min(settings.max_tokens, settings.max_steps)
         lane = _lane(config.name, runner, settings, metrics)
         prefixes = PrefixCache(config.name, settings.prefix_cache_bytes, settings.chunk_steps, metrics)
         weight_bytes = _weight_bytes(executable, checkpoint.model)
@@ -205,7 +205,8 @@ def _card(
     settings: Settings,
     runner: Runner[Any],
 ) -> dict[str, Any]:
-    """What the cards of all models have."""
+    """What the cards of all models have. Limits are those that hold: a wish that another limit cuts short is cut."""
+    state_bytes = runner.state_bytes // (settings.slots + 1)
     return {
         "name": config["name"],
         "version": config["version"],
@@ -224,9 +225,13 @@ def _card(
             "chunk_steps": settings.chunk_steps,
             "step_budget": settings.step_budget,
             "media_seconds": settings.max_media_seconds,
-            "media_bytes": settings.max_media_bytes,
-            "text_chars": settings.max_text_chars,
+            "media_bytes": min(settings.max_media_bytes, settings.max_body_bytes),
+            "text_chars": min(settings.max_text_chars, settings.max_body_bytes),
             "body_bytes": settings.max_body_bytes,
+            "inside_steps": settings.max_inside_steps,
+            "inside_bytes": settings.max_inside_bytes,
+            "sessions": min(settings.max_sessions, settings.session_bytes // state_bytes),
+            "streams": min(settings.max_streams, settings.max_connections),
         },
-        "state_bytes_per_slot": runner.state_bytes // (settings.slots + 1),
+        "state_bytes_per_slot": state_bytes,
     }

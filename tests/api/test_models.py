@@ -20,7 +20,7 @@ async def test_all_cards_and_the_default(client: httpx.AsyncClient, runtime: Run
     assert [card["name"] for card in body["models"]] == ["tiny"]
 
 
-async def test_one_card_tells_what_the_model_reads_and_its_limits(client: httpx.AsyncClient) -> None:
+async def test_one_card_tells_what_the_model_reads_and_its_limits(client: httpx.AsyncClient, runtime: Runtime) -> None:
     card = (await client.get("/models/tiny")).json()
     ModelCard.model_validate(card)
     assert card["architecture"] == "coupled-mamba"
@@ -32,6 +32,9 @@ async def test_one_card_tells_what_the_model_reads_and_its_limits(client: httpx.
     assert card["recipe"]["clock"] == {"kind": "ticks", "hz": 10}
     assert card["limits"]["steps"] == 1000
     assert card["limits"]["body_bytes"] == 2**24
+    assert card["limits"]["media_bytes"] == 2**24  # what was asked for is more than a body may have
+    state_bytes, settings = card["state_bytes_per_slot"], runtime.settings
+    assert card["limits"]["sessions"] == min(settings.max_sessions, settings.session_bytes // state_bytes)
     assert card["licence"] == "CC0-1.0"
 
 
