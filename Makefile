@@ -32,8 +32,14 @@ audit:
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; } || true
 	.ci/audit build/audit/bin/pip-audit
 
-bench: .venv/.installed
+bench: .venv/.installed .venv-bench/.installed
 	$(BIN)/python -m benchmarks
+
+# A rival's own environment. Where there is no wheel of it, `make bench` goes on without its rows.
+.venv-bench/.installed: benchmarks/llama/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install --quiet -r $< || rm -r .venv-bench
+	test ! -d .venv-bench || touch $@
 
 # Standard output is lines of JSON and nothing else.
 bench-quick: .venv/.installed

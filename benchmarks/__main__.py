@@ -1,6 +1,7 @@
 """`python -m benchmarks`, also `make bench`: measure, print a line of JSON a figure and then a table.
 
-Everything runs on one thread. Each rival is timed in the same run as ours, round by round in turn.
+Everything runs on one thread and one core, where a work does not say otherwise. Each rival is timed in the same run as
+ours, round by round in turn.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.bars import verdict
 from benchmarks.figures import Bench, load, machine, save, table
 from benchmarks.floors import measure_rates
+from benchmarks.pinning import pin
 from benchmarks.works import WORKS
 
 RESULTS = Path(__file__).parent / "results"
-THOROUGH, QUICK = (12.0, 3), (1.5, 2)  # seconds of one comparison, and its rounds at least
+THOROUGH, QUICK = (8.0, 3), (1.5, 2)  # seconds of one comparison, and its rounds at least
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,12 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.show:
         description, figures = load(RESULTS / f"{chosen.show}.json")
-        print(table(figures))
+        print(table(figures, verdict))
         print("\n".join(f"{name}: {value}" for name, value in description.items()))
         return
     if unknown := sorted(set(chosen.works) - set(WORKS)):
         parser.error(f"unknown works {unknown}; known are {', '.join(WORKS)}")
 
+    pin()
     torch.set_num_threads(1)
     rates = measure_rates()
     description = machine(rates, shlex.join(["python", "-m", "benchmarks", *(arguments or sys.argv[1:])]))
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for figure in WORKS[name](bench):
             figures.append(figure)
             print(figure.line(), flush=True)
-    print(table(figures))
+    print(table(figures, verdict))
     if chosen.save:
         save(RESULTS / f"{chosen.save}.json", description, figures)
 

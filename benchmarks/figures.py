@@ -19,6 +19,8 @@ import torch
 from benchmarks.floors import Floor, Rates
 from benchmarks.timing import Timing, interleaved
 
+FLAGS = ("fma", "avx2", "avx512", "avx_vnni", "amx")  # of the processor's, those that the kernels ask for
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -109,9 +111,9 @@ class Figure:
         return json.dumps(rounded)
 
 
-def table(figures: Sequence[Figure]) -> str:
+def table(figures: Sequence[Figure], verdict: Callable[[Figure], str] = lambda _: "") -> str:
     """The figures for a reader, in milliseconds with the quartile distance behind ±; (…) is the processor's time."""
-    rows = [("work", "ours ms", "peer ms", "ratio", "of floor", "peer")]
+    rows = [("work", "ours ms", "peer ms", "ratio", "of floor", "bar", "peer")]
     for f in figures:
         rows.append(
             (
@@ -120,6 +122,7 @@ def table(figures: Sequence[Figure]) -> str:
                 _milliseconds(f.peer, f.peer_iqr, f.peer_cpu),
                 f"{f.ratio:.2f}" + (f" ({f.peer_cpu / f.ours_cpu:.2f})" if f.ours_cpu and f.peer_cpu else ""),
                 "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} {f.floor_bound}",
+                verdict(f),
                 f.peer_name if f.unit is None else f"{f.peer_name}: {_rate(f.ours)} and {_rate(f.peer)} {f.unit}s/s",
             )
         )
@@ -132,18 +135,26 @@ def _milliseconds(median: float, iqr: float, cpu: float | None) -> str:
     return f"{shown[0]} ± {shown[1]}" + (f" ({shown[2]})" if cpu else "")
 
 
+def milliseconds(seconds: float) -> str:
+    """Of a single time, three digits or so."""
+    return f"{1e3 * seconds:,.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+
+
 def _rate(seconds: float) -> str:
     return f"{1 / seconds:,.{0 if seconds < 0.01 else 1}f}"
 
 
 def machine(rates: Rates, command: str) -> dict[str, Any]:
     """What the figures were measured on."""
-    cpus = Path("/proc/cpuinfo")
-    names = [row.split(":", 1)[1].strip() for row in cpus.read_text().splitlines() if row.startswith("model name")]
+    cpus = _cpuinfo()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": cpus.get("model name", platform.processor()),
+        "flags": " ".join(flag for flag in cpus.get("flags", "").split() if flag.startswith(FLAGS)),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
+        "pinned_to": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "memory_gib": round(memory / 2**30, 1),
         "load_before": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -153,6 +164,16 @@ def machine(rates: Rates, command: str) -> dict[str, Any]:
         "command": command,
         "rates": {name: float(f"{rate:.3g}") for name, rate in asdict(rates).items()},
     }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor, by name."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Figure]]:

@@ -8,6 +8,7 @@ a leaner one that is the stronger rival. Symbols as in service/models/coupled_ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -212,6 +213,38 @@ class Coupled(nn.Module):
         pooled = torch.stack([torch.cat([row.amax(1), row.mean(1)], -1) for row in e])  # [m, b, 2 d_model]
         pooled = torch.einsum("m,mbd->bd", self.weights.softmax(0), pooled)
         return self.out_proj(F.relu(self.dense(pooled)))
+
+
+class MambaStep:
+    """A token of transformers' MambaForCausalLM from its weights, in their dtype, on matrices; states in fp32."""
+
+    def __init__(self, model: Any, sequences: int) -> None:
+        self.model = model
+        mixers = [layer.mixer for layer in model.backbone.layers]
+        self.rates = [-torch.exp(mixer.A_log.float()) for mixer in mixers]
+        self.windows = [
+            torch.zeros(sequences, mixer.intermediate_size, mixer.conv_kernel_size, dtype=mixer.D.dtype)
+            for mixer in mixers
+        ]
+        self.states = [torch.zeros(sequences, *rates.shape) for rates in self.rates]
+
+    @torch.inference_mode()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """[b] -> logits [b, ids]; mutates the states."""
+        e = self.model.backbone.embeddings.weight[tokens]
+        for index, layer in enumerate(self.model.backbone.layers):
+            mixer, window, h = layer.mixer, self.windows[index], self.states[index]
+            u, z = mixer.in_proj(layer.norm(e)).chunk(2, -1)
+            window.copy_(window.roll(-1, 2))
+            window[:, :, -1] = u
+            x = F.silu((window * mixer.conv1d.weight[:, 0]).sum(2) + mixer.conv1d.bias)
+            sizes = [mixer.time_step_rank, mixer.ssm_state_size, mixer.ssm_state_size]
+            rank, B, C = mixer.x_proj(x).split(sizes, -1)
+            dt = F.softplus(mixer.dt_proj(rank)).float()
+            h.mul_(torch.exp(dt[:, :, None] * self.rates[index])).add_((dt * x)[:, :, None] * B.float()[:, None])
+            y = torch.bmm(h, C.float()[:, :, None])[:, :, 0] + mixer.D * x
+            e = e + mixer.out_proj((y * F.silu(z)).to(e.dtype))
+        return self.model.lm_head(self.model.backbone.norm_f(e)).float()
 
 
 def _copy(module: nn.Module, theirs: Mapping[str, Tensor], prefix: str, row: int | None) -> None:

@@ -7,6 +7,7 @@ from benchmarks.figures import Bench, Figure
 from benchmarks.works import (
     coupled_scan,
     decode,
+    digits_trio,
     generate,
     generate_http,
     predict_engine,
@@ -19,6 +20,7 @@ WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
     {
         "coupled_scan": coupled_scan.run,
         "decode": decode.run,
+        "digits_trio": digits_trio.run,
         "generate": generate.run,
         "generate_http": generate_http.run,
         "predict_engine": predict_engine.run,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.timing import Timing, interleaved
+from benchmarks.timing import Elapsed, Timing, interleaved
 
 
 def test_rivals_take_turns() -> None:
@@ -32,3 +32,8 @@ def test_waiting_is_no_time_of_the_processor() -> None:
 def test_a_single_round_has_no_spread() -> None:
     timing = interleaved({"a": lambda: None}, budget_s=0.0, least=1)["a"]
     assert (len(timing.seconds), timing.iqr) == (1, 0.0)
+
+
+def test_another_process_tells_its_own_time() -> None:
+    timing = interleaved({"a": lambda: Elapsed(5.0)}, budget_s=0.0, least=2)["a"]
+    assert (timing.seconds, timing.cpu) == ((5.0, 5.0), None)
