@@ -7,27 +7,30 @@ benchmarks/results/NAME.json, FORM one of `FORMS`. Tests hold the documents agai
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bars import BARS, verdict
-from benchmarks.figures import Figure, load, milliseconds, table
+from benchmarks.efficiency.rows import load as load_efficiency
+from benchmarks.figures import load, milliseconds, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
+DRAWING = ROOT / "docs" / "efficiency.svg"
 MARKED = re.compile(r"(<!-- figures (\S+) (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
-def full(description: Mapping[str, Any], figures: Sequence[Figure]) -> str:
+def full(path: Path) -> str:
     """All figures and the machine, as `make bench` prints them."""
+    description, figures = load(path)
     machine = "\n".join(f"{name}: {value}" for name, value in description.items())
     return f"```\n{table(figures, verdict)}\n\n{machine}\n```\n"
 
 
-def barred(description: Mapping[str, Any], figures: Sequence[Figure]) -> str:
+def barred(path: Path) -> str:
     """Those that have a bar, as a table for a reader in a hurry."""
+    description, figures = load(path)
     rows = ["| work | ours | rival | | ratio | bar |", "|---|---|---|---|---|---|"]
     for f in figures:
         if bar := BARS.get((f.work, f.peer_name)):
@@ -38,7 +41,13 @@ def barred(description: Mapping[str, Any], figures: Sequence[Figure]) -> str:
     return "\n".join([*rows, "", f"({description['cpu']}, {description['date']}.)", ""])
 
 
-FORMS: Mapping[str, Callable[[Mapping[str, Any], Sequence[Figure]], str]] = {"full": full, "barred": barred}
+def efficiency(path: Path) -> str:
+    """Coupled Mamba and cross-attention over the length of a clip."""
+    description, kept = load_efficiency(path)
+    return f"{kept.table()}\n({description['cpu']}, {description['date']}.)\n"
+
+
+FORMS: Mapping[str, Callable[[Path], str]] = {"full": full, "barred": barred, "efficiency": efficiency}
 
 
 def rewritten(text: str) -> str:
@@ -46,7 +55,7 @@ def rewritten(text: str) -> str:
 
     def replace(match: re.Match[str]) -> str:
         begin, name, form, end = match.groups()
-        return begin + FORMS[form](*load(RESULTS / f"{name}.json")) + end
+        return begin + FORMS[form](RESULTS / f"{name}.json") + end
 
     return MARKED.sub(replace, text)
 

@@ -24,7 +24,7 @@ FLOAT_BYTES = 4
 CACHE_BYTES = 64 * 2**20  # what is larger must come from memory again at every pass
 READ_BYTES = 256 * 2**20  # read to measure the rate: the weights of Mamba-130m in bf16
 UPDATE_FLOPS = 6  # three multiply-adds a state and step: the input, the state, the output
-EXPONENTIAL_FLOPS = 16  # a polynomial of degree 6, what splits off the integer part, what scales: eight operations
+EXPONENTIAL_FLOPS = 10  # the product with the rate, two that split it, two of a polynomial; tables and shifts beside them
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def measure_rates(budget_s: float = 4.0) -> Rates:
     """Measure this machine on one thread: the best of many short tries, since a floor is what an idle core could do.
 
     Of each rate the best way that is at hand counts: reads by PyTorch's or NumPy's dot product, products by PyTorch's
-    own library or oneDNN, exponentials by PyTorch's or as many as the multiply-adds of a polynomial allow.
+    own library or oneDNN, exponentials by PyTorch's or as many as five operations each allow.
     """
     share = budget_s / 8
     large = _huge_pages(READ_BYTES)
