@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from benchmarks.bars import BARS, verdict
 from benchmarks.efficiency.rows import load as load_efficiency
@@ -17,7 +18,7 @@ from benchmarks.figures import load, milliseconds, table
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "performance.md")
-DRAWING = ROOT / "docs" / "efficiency.svg"
+GENERATION, STRONGER = "generate/six of 130m/", "transformers, bare loop"
 MARKED = re.compile(r"(<!-- figures (\S+) (\S+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
@@ -38,16 +39,48 @@ def barred(path: Path) -> str:
             met = "" if verdict(f).endswith("yes") else ", not met"
             cells = (f.work, milliseconds(f.ours), milliseconds(f.peer), f.peer_name)
             rows.append(f"| {' | '.join(cells)} | {f.ratio:.1f}{fraction} | {bar.ratio:g}{met} |")
-    return "\n".join([*rows, "", f"({description['cpu']}, {description['date']}.)", ""])
+    return "\n".join([*rows, "", _measured(description), ""])
+
+
+def generation(path: Path) -> str:
+    """Tokens a second and first tokens through the whole engine, beside the stronger rival."""
+    description, figures = load(path)
+    rows = ["| work | ours | transformers | ratio |", "|---|---|---|---|"]
+    for f in figures:
+        if f.work.startswith(GENERATION) and f.peer_name == STRONGER:
+            work = f.work.removeprefix(GENERATION)
+            if f.unit:
+                cells = (f"{f.unit}s a second, {work}", f"{1 / f.ours:,.0f}", f"{1 / f.peer:,.0f}")
+            else:
+                cells = (f"{work} tokens", milliseconds(f.ours), milliseconds(f.peer))
+            rows.append(f"| {' | '.join(cells)} | {f.ratio:.1f} |")
+    return "\n".join([*rows, "", _measured(description), ""])
 
 
 def efficiency(path: Path) -> str:
     """Coupled Mamba and cross-attention over the length of a clip."""
     description, kept = load_efficiency(path)
-    return f"{kept.table()}\n({description['cpu']}, {description['date']}.)\n"
+    return f"{kept.table()}\n{_measured(description)}\n"
 
 
-FORMS: Mapping[str, Callable[[Path], str]] = {"full": full, "barred": barred, "efficiency": efficiency}
+def _measured(description: Mapping[str, Any]) -> str:
+    """On what and when, and what else ran there."""
+    busy, cores = description["load_before"], description["cores"]
+    others = f" Other work ran on its {cores} cores, a load of {busy:.0f}: the clock counts it." if busy > 1 else ""
+    return f"({description['cpu']}, {description['date']}.{others})"
+
+
+FORMS: Mapping[str, Callable[[Path], str]] = {
+    "full": full,
+    "barred": barred,
+    "generation": generation,
+    "efficiency": efficiency,
+}
+
+
+def drawing(name: str) -> Path:
+    """Where the drawing of the kept rows NAME lies."""
+    return ROOT / "docs" / f"{name}.svg"
 
 
 def rewritten(text: str) -> str:

@@ -24,7 +24,9 @@ FLOAT_BYTES = 4
 CACHE_BYTES = 64 * 2**20  # what is larger must come from memory again at every pass
 READ_BYTES = 256 * 2**20  # read to measure the rate: the weights of Mamba-130m in bf16
 UPDATE_FLOPS = 6  # three multiply-adds a state and step: the input, the state, the output
-EXPONENTIAL_FLOPS = 10  # the product with the rate, two that split it, two of a polynomial; tables and shifts beside them
+EXPONENTIAL_FLOPS = (
+    10  # the product with the rate, two that split it, two of a polynomial; tables and shifts beside them
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ What such models add, self-attention over the joined stacks, is left out in its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -52,7 +53,7 @@ class CrossAttentionFusion(nn.Module):
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """{modality: [b, l, size]} -> [b, 1]."""
         e = {name: project(features[name]) for name, project in self.inputs.items()}
-        places = {name: _places(row.shape[1], row.shape[2]) for name, row in e.items()}
+        places = {name: _places(row) for name, row in e.items()}
         e = {name: row + places[name] for name, row in e.items()}
         pooled = []
         for (target, source), stack in zip(self.pairs, self.stacks, strict=True):
@@ -63,8 +64,8 @@ class CrossAttentionFusion(nn.Module):
         return self.head(torch.cat(pooled, -1))
 
 
-def _places(length: int, width: int) -> Tensor:
-    """Sines and cosines of the positions, [length, width]."""
-    rates = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10_000.0)) / width))
-    angles = torch.arange(length)[:, None] * rates
+def _places(row: Tensor) -> Tensor:
+    """Sines and cosines of the positions in [b, l, d], [l, d]."""
+    rates = torch.exp(torch.arange(0, row.shape[2], 2, device=row.device) * (-math.log(10_000.0) / row.shape[2]))
+    angles = torch.arange(row.shape[1], device=row.device)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.efficiency.fusion import CrossAttentionFusion
-from service.kernels.backends import default_backend
-from service.models.base import Chunk, allocate
+from service.models.base import Chunk, allocate, device_of
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.executables import make_executable
@@ -19,15 +18,15 @@ CONFIG = CoupledMambaConfig(
     modalities={"text": 768, "audio": 74, "video": 35}, d_model=128, n_layers=3, d_state=64, coupling="mean"
 )  # MOSEI's widths
 
-Side = Callable[[], Callable[[int], Tensor]]  # builds the model -> runs a clip of so many steps, features and all
+Side = Callable[[str], Callable[[int], Tensor]]  # the model on a backend's device -> runs a clip of so many steps
 
 
-def coupled_mamba() -> Callable[[int], Tensor]:
-    """The coupled recurrence on the default backend, the whole clip as one chunk on a slot."""
+def coupled_mamba(backend: str) -> Callable[[int], Tensor]:
+    """The coupled recurrence, compiled, the whole clip as one chunk on a slot."""
     torch.manual_seed(0)
     model = CoupledMamba(CONFIG).eval().requires_grad_(False)
-    executable = make_executable(model, default_backend(), threads=1)
-    state = allocate(executable.state_tensors(), 1)
+    executable = make_executable(model, backend, threads=1)
+    state = allocate(executable.state_tensors(), 1, device_of(executable))
 
     def run(length: int) -> Tensor:
         chunk = Chunk(
@@ -44,13 +43,15 @@ def coupled_mamba() -> Callable[[int], Tensor]:
     return run
 
 
-def cross_attention() -> Callable[[int], Tensor]:
-    """The same features, width and number of layers."""
+def cross_attention(backend: str) -> Callable[[int], Tensor]:
+    """The same features, width and number of layers, on the device of that backend."""
     torch.manual_seed(0)
-    model = CrossAttentionFusion(CONFIG.modalities, CONFIG.d_model, CONFIG.n_layers).eval().requires_grad_(False)
+    device = "cuda" if backend == "triton" else "cpu"
+    model = CrossAttentionFusion(CONFIG.modalities, CONFIG.d_model, CONFIG.n_layers)
+    model.to(device).eval().requires_grad_(False)
 
     def run(length: int) -> Tensor:
-        return model({name: values[None] for name, values in features(length).items()})
+        return model({name: values[None].to(device) for name, values in features(length).items()}).cpu()
 
     return run
 

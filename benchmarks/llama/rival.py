@@ -19,6 +19,7 @@ from benchmarks.timing import Elapsed
 
 NAME = "llama.cpp, bf16"
 PYTHON = Path(__file__).parent.parent.parent / ".venv-bench" / "bin" / "python"
+WORKER = Path(__file__).with_name("worker.py")
 
 
 class Llama:
@@ -64,8 +65,8 @@ def installed() -> bool:
 @contextmanager
 def llama(folder: Path) -> Iterator[Llama]:
     """transformers' fp32 model that is kept in `folder`, in llama.cpp with bf16 weights."""
-    worker = [str(PYTHON), str(Path(__file__).with_name("worker.py")), str(folder)]
-    with subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [str(PYTHON), str(WORKER), str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Llama(process)
         finally:

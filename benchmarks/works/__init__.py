@@ -29,3 +29,4 @@ WORKS: Mapping[str, Callable[[Bench], Iterator[Figure]]] = MappingProxyType(
         "tracing": tracing.run,
     }
 )
+ALL_CORES = frozenset({"generate_http", "predict_http", "tracing"})  # clients and a service; the others have one

@@ -103,9 +103,8 @@ class Rivals:
     def steps(self, first: Tensor, second: Tensor) -> dict[str, Callable[[], object]]:
         """A call that takes the second tokens, one each, again and again; or the first, a prompt, from the start."""
         other, decoding = self.llama, first.shape[1] == 1
-        _, cache = self.theirs(first, None)
-        tokens = second if decoding else first
-        runs: dict[str, Callable[[], object]] = {self.name: lambda: self.theirs(tokens, cache if decoding else None)}
+        tokens, cache = (second, self.theirs(first, None)[1]) if decoding else (first, None)
+        runs: dict[str, Callable[[], object]] = {self.name: lambda: self.theirs(tokens, cache)}
         if decoding and self.plain:
             step = self.plain(first.shape[0])
             runs[PLAIN] = lambda: step(tokens[:, 0])
@@ -163,11 +162,11 @@ def _compare(bench: Bench, ours: Ours, rivals: Rivals, count: int, length: int, 
     first, second = torch.randint(SIZES["vocab_size"], (count, length + 1), generator=random).split([length, 1], 1)
     work = f"decode/mamba-130m, bf16/{f'{count} at once' if length == 1 else f'prompt of {length}'}"
     ours.step(first, fresh=True)()
-    logits, largest = ours.step(second, fresh=False)(), 0.0
-    apart = {}
-    for name, expected in rivals.logits(first, second).items():
-        largest = float(expected.abs().max())
-        apart[name] = float((logits - expected).abs().max()) / largest
+    logits = ours.step(second, fresh=False)()
+    apart = {
+        name: float((logits - expected).abs().max() / expected.abs().max())
+        for name, expected in rivals.logits(first, second).items()
+    }
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: logits differ by {apart} of the largest, more than {TOLERANCE}")
     mine = ours.step(second, fresh=False) if length == 1 else ours.step(first, fresh=True)

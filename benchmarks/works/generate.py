@@ -106,7 +106,7 @@ def _pair(folder: Path, sizes: dict[str, int]) -> Pair:
     peer.save_pretrained(folder / "theirs")
     convert("hf-mamba", folder / "theirs", folder / "ours")
     # No shared beginnings: each prompt is computed anew, as the rivals do.
-    settings = Settings(models=(folder / "ours",), threads=1, prefix_cache_bytes=0)
+    settings = Settings(models=(folder / "ours",), backend="cpu", threads=1, prefix_cache_bytes=0)
     return Pair(peer, load_generative(folder / "ours").model, Runtime.start(settings, Metrics()))
 
 

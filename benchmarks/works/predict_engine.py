@@ -22,7 +22,6 @@ from service.engine.engine import Engine, Lane, Limits
 from service.engine.request import Request
 from service.engine.runner import ClipRunner
 from service.features.types import Clip
-from service.kernels.backends import default_backend
 from service.metrics import Metrics
 from service.models.convert import coupled_mamba_from_release
 from service.models.coupled_mamba import CoupledMamba
@@ -110,8 +109,8 @@ def _outspoken(model: nn.Module) -> None:
 
 
 def lane_of(model: CoupledMamba) -> Lane:
-    """The model as the service would run it, with the service's defaults, under the name `bench`."""
-    executable = make_executable(model, default_backend(), threads=1)
+    """The model as the service runs it without a GPU, with the service's defaults, under the name `bench`."""
+    executable = make_executable(model, "cpu", threads=1)
     return Lane("bench", ClipRunner(executable, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
 
 

@@ -19,7 +19,7 @@ KEPT = Efficiency(2_000_000, 1_000_000, [Row(100, 0.01, 0.02, 500_000, 1_000_000
 
 @pytest.mark.skipif(not memory.STATUS.exists(), reason="the largest resident set is told by Linux only")
 def test_a_process_of_its_own_tells_what_a_clip_takes() -> None:
-    taken = command._memory("cross-attention", [10, 2000])
+    taken = command._memory("cpu", "cross-attention", [10, 2000])
     assert 0 < taken["loaded"] < 100e6
     short, long = taken["clips"]
     assert long - short > 3 * 2000 * sides.CONFIG.d_model * 4  # three embedded modalities at the least
@@ -27,8 +27,8 @@ def test_a_process_of_its_own_tells_what_a_clip_takes() -> None:
 
 def test_both_sides_are_timed_at_each_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sides, "CONFIG", replace(sides.CONFIG, d_model=16, n_layers=1, d_state=4))
-    monkeypatch.setattr(command, "_memory", lambda side, lengths: {"loaded": 1, "clips": [1] * len(lengths)})
-    measured = command.measured([3, 5], 0.0)
+    monkeypatch.setattr(command, "_memory", lambda backend, side, lengths: {"loaded": 1, "clips": [1] * len(lengths)})
+    measured = command.measured("cpu", [3, 5], 0.0, 1)
     assert [row.length for row in measured.rows] == [3, 5]
     assert all(row.ours > 0 and row.peer > 0 for row in measured.rows)
 
