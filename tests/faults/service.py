@@ -72,6 +72,10 @@ class Service:
     def sample(self, name: str, **labels: str) -> float:
         return self.runtime.metrics.registry.get_sample_value(f"serpentine_{name}", labels) or 0.0
 
+    def batches(self, model: str) -> float:
+        """How many of a model's have run."""
+        return sum(self.sample("batch_size_count", model=model, phase=phase) for phase in ("decode", "step", "prefill"))
+
     def until(self, condition: Callable[[], bool], what: str) -> None:
         limit = time.monotonic() + 60
         while not condition():

@@ -134,29 +134,24 @@ def test_while_its_features_are_made(
     assert_unharmed(service, expected)
 
 
-def decoding(chunk: Any) -> bool:
-    """Whether a batch of the generative model draws more than first tokens."""
-    return len(chunk.reads) > 0
-
-
 @both_ways
 @each
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_while_it_runs(
     service: Service, expected: list[Any], leave: Any, model: str, path: str, body: Body, phase: str
 ) -> None:
-    """For a clip, in its first chunk and in its last."""
-    late = decoding if model == "trio" else (lambda chunk: len(chunk.reads) > 0)
-    gate = service.hold(model, late if phase == "decode" else lambda chunk: True)
+    """For a clip, in its first chunk and in its last. The batch that runs is the last of it."""
+    gate = service.hold(model, (lambda chunk: len(chunk.reads) > 0) if phase == "decode" else lambda chunk: True)
     connection = service.connect()
     connection.sendall(post(path, body))
     gate.wait_reached()
+    before = service.batches(model)
     leave(connection)
     service.until(lambda: service.runtime.admission.inside == 0, "its place was not given back")
     gate.open()
-    ended = "inference" if model == "trio" or phase == "prefill" else None  # a clip's last chunk has run by then
-    if ended:
-        service.until(lambda: service.sample("cancellations_total", phase=ended) == 1, "it ran on")
+    service.until_idle()
+    assert service.batches(model) == before + 1
+    assert service.sample("cancellations_total", phase="inference") == 1
     assert_unharmed(service, expected)
 
 

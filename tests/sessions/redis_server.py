@@ -15,9 +15,10 @@ NEEDED = pytest.mark.skipif(shutil.which("redis-server") is None, reason="the bi
 
 
 class RedisServer:
-    """Its data live as long as it does. The socket's path is short, as they have to be."""
+    """Its data live as long as it does; `durable`: as long as its folder. The socket has a short path, as it must."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self.durable = durable
         self.folder = Path(tempfile.mkdtemp(prefix="redis"))
         self.url = f"unix://{self.folder / 's'}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -25,6 +26,8 @@ class RedisServer:
 
     def start(self) -> None:
         options = {"port": "0", "unixsocket": str(self.folder / "s"), "save": "", "dir": str(self.folder)}
+        if self.durable:
+            options |= {"appendonly": "yes", "appendfsync": "always"}
         arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
         give_up = time.monotonic() + 60

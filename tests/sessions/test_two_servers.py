@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Generator
 from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.api.process import Process
+from tests.api.streaming import streaming
+from tests.checkpoints import CALIBRATION, build_checkpoint
+from tests.features.needs import needs_opensmile
+from tests.features.test_incremental_audio import pcm16
 from tests.sessions.redis_server import NEEDED, RedisServer
 from tests.trio import build_trio
 
@@ -18,16 +27,30 @@ pytestmark = NEEDED
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Generator[list[Process], None, None]:
-    folder = build_trio(tmp_path_factory.mktemp("two") / "trio")
+    two = tmp_path_factory.mktemp("two")
+    folders = [build_trio(two / "trio"), build_hearing(two / "log-mel-40", 40)]
+    if find_spec("opensmile"):
+        folders.append(build_hearing(two / "egemaps-lld-25", 25))
     with ExitStack() as stack:
         redis = RedisServer()
         stack.callback(redis.close)
         started = []
         for _ in range(2):
-            started.append(Process(folder, SERPENTINE_SESSION_STORE=redis.url))
+            started.append(Process(*folders, SERPENTINE_SESSION_STORE=redis.url))
             stack.callback(started[-1].popen.communicate)
             stack.callback(started[-1].popen.kill)
         yield started
+
+
+def build_hearing(folder: Path, width: int) -> Path:
+    """A model of random weights that hears, by the recipe that the folder is named for."""
+    build_checkpoint(
+        folder, name=folder.name, modalities={"audio": width}, calibration=replace(CALIBRATION, intervals={})
+    )
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config["features"]["modalities"] = {"audio": {"recipe": folder.name}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def post(server: Process, path: str, body: dict[str, Any], status: int = 200) -> dict[str, Any]:
@@ -69,3 +92,40 @@ def test_a_snapshot_of_one_process_goes_on_in_another(servers: list[Process]) ->
     assert snapshot(other, restored) == data
     assert turn(one, id, "and two", 2) == turn(other, restored, "and two", 2)
     assert snapshot(one, id) == snapshot(other, restored)
+
+
+HEARD = pcm16(3.0)
+CUTS = [0, 5_003, 17_777, 30_001, len(HEARD)]  # none at the border of a frame of features, nor of a block
+
+
+@pytest.mark.parametrize("recipe", ["log-mel-40", pytest.param("egemaps-lld-25", marks=needs_opensmile)])
+def test_a_stream_of_sound_goes_on_elsewhere_with_the_same_bits(servers: list[Process], recipe: str) -> None:
+    """Each piece over a socket of another process: the sound that no step has read yet travels too."""
+
+    def talk(places: list[Process]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        session, measured = None, []
+        for index, server in enumerate(places):
+            with streaming(server.url) as stream:
+                about = {"model": recipe} if session is None else {"session_id": session}
+                session = stream.start(lag_ms=100, **about)["session_id"]
+                stream.binary({"audio": HEARD[CUTS[index] : CUTS[index + 1]]})
+                if index == len(places) - 1:
+                    ended = stream.end()
+                else:
+                    stream.ask("error", type="frame")  # all before it was read
+                measured += stream.measurements
+            if index < len(places) - 1:
+                until_written(server, session, index + 1)
+        return ended, measured
+
+    one, other = servers
+    stays, moves = talk([one] * 4), talk([one, other, one, other])
+    assert moves == stays
+    assert stays[0]["usage"]["steps"] > 20
+
+
+def until_written(server: Process, session: str, version: int) -> None:
+    limit = time.monotonic() + 60
+    while httpx.get(f"{server.url}/sessions/{session}", timeout=60).json()["version"] < version:
+        assert time.monotonic() < limit
+        time.sleep(0.02)
