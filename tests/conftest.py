@@ -6,17 +6,17 @@ import importlib.util
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
 
 from service.kernels.backends import default_backend
-from service.metrics import Metrics
-from service.runtime import Runtime
-from service.settings import Settings
 from tests.checkpoints import build_checkpoint
+
+if TYPE_CHECKING:  # the kernels' tests need nothing of the service, and run where PyTorch and Triton are all there is
+    from service.runtime import Runtime
 
 # The same examples in every run: a red test is a change of the code, not of the draw.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
@@ -55,6 +55,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def start_runtime(tiny_checkpoint: Path) -> Generator[Callable[..., Runtime], None, None]:
     """Starts runtimes over checkpoint folders (by default the tiny one) with small limits; closes them at the end."""
+    from service.metrics import Metrics
+    from service.runtime import Runtime
+    from service.settings import Settings
+
     runtimes: list[Runtime] = []
 
     def start(*models: Path, **limits: Any) -> Runtime:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,10 +16,21 @@ from service.kernels.coupled_scan.cpu import coupled_scan as coupled_cpu
 from service.kernels.cpu import BEST, INSTRUCTION_SETS
 from service.kernels.routed_linear.cpu import routed_linear as linear_cpu
 from service.kernels.selective_scan.cpu import selective_scan as selective_cpu
-from tests.kernels.cases import Case, Step, assert_untouched, cases, cuts, in_chunks, make_case, poison
+from tests.kernels.cases import Case, Step, cases, cuts, in_chunks, make_case
+from tests.kernels.steps import (
+    COUPLINGS,
+    Pools,
+    assert_equals_reference,
+    bits,
+    conv_step,
+    coupled_pools,
+    coupled_step,
+    routed,
+    selective_step,
+    sized,
+)
 
 every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
-COUPLINGS = ("mean", "learned", "sum", "none")
 # m, n, d, taps, lengths: odd widths, one state and many, empty and long sequences, more states than fit on the stack.
 SIZES = [
     (1, 1, 1, 2, [3]),
@@ -31,76 +42,6 @@ SIZES = [
     (1, 600, 17, 4, [6, 1]),
     (2, 4, 3, 32, [4096, 33]),
 ]
-
-
-def sized(m: int, n: int, d: int, taps: int, lengths: Sequence[int], density: float = 0.7) -> Case:
-    generator = torch.Generator().manual_seed(n * d)
-    present = torch.rand(m, sum(lengths), generator=generator) < density
-    return make_case(m, n, d, taps, lengths, present, seed=n + d)
-
-
-class Pools:
-    """The state of one op, poisoned: NaN, and every chain started."""
-
-    def __init__(self, case: Case, *shape: int, dtype: torch.dtype) -> None:
-        self.state = poison(case.pool_rows, *shape, dtype=dtype)
-        self.started = torch.ones(case.pool_rows, case.x.shape[0], dtype=torch.bool)
-
-
-def coupled_step(case: Case, kind: str, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
-    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
-        to = {"dtype": pools.state.dtype}
-        x, dt, B, C = (tensor[:, rows].to(**to) for tensor in (case.x, case.dt, case.B, case.C))
-        A, D, G = case.A.to(**to), case.D.to(**to), case.coupling(kind).to(**to)
-        kept = {"state": pools.state, "started": pools.started, "slots": case.slots, "offsets": offsets}
-        present = case.present[:, rows]
-        return op(x, dt, A, B, C, D, G, fresh=fresh, present=present, renormalise=kind != "sum", **kept, **more)
-
-    return step
-
-
-def coupled_pools(case: Case, kind: str, dtype: torch.dtype) -> Pools:
-    m, n, d = case.A.shape
-    return Pools(case, 1 if kind in ("mean", "sum") else m, n, d, dtype=dtype)
-
-
-def selective_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
-    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
-        heard = torch.ones_like(rows, dtype=torch.bool) if case.present[0].all() else case.present[0, rows]
-        x, dt, B, C = (
-            torch.where(heard[:, None], tensor[0, rows], 0.3).to(pools.state.dtype)
-            for tensor in (case.x, case.dt, case.B, case.C)
-        )
-        A, D = case.A[0].to(pools.state.dtype), case.D[0].to(pools.state.dtype)
-        kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
-        return op(x, dt, A, B, C, D, **kept, **more)[None]
-
-    return step
-
-
-def conv_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
-    def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
-        x, weight, bias = (t.to(pools.state.dtype) for t in (case.x[:, rows], case.weight, case.bias))
-        kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
-        return op(x, weight, bias, present=case.present[:, rows], **kept, **more)
-
-    return step
-
-
-def assert_equals_reference(
-    case: Case, pools: Callable[[torch.dtype], Pools], step: Callable[..., Step], ops: Sequence[Any]
-) -> None:
-    reference, native = ops
-    expected_pools, pools32 = pools(torch.float64), pools(torch.float32)
-    before = pools32.state.clone()
-    expected = in_chunks(step(expected_pools, reference), case.lengths, [])
-    y = in_chunks(step(pools32, native), case.lengths, [])
-    # Relative to the largest: a sum of many terms is as precise as its terms.
-    for ours, theirs in ((y, expected), (pools32.state[case.slots], expected_pools.state[case.slots])):
-        scale = float(theirs.abs().amax()) if theirs.numel() else 1.0
-        torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=2e-6 * max(scale, 1e-6))
-    assert torch.equal(pools32.started, expected_pools.started)
-    assert_untouched(pools32.state, before, case.slots)
 
 
 @every_set
@@ -161,10 +102,6 @@ def test_causal_conv1d_equals_the_reference(isa: str, size: Any) -> None:
     assert_equals_reference(case, lambda dtype: Pools(case, m, taps - 1, d, dtype=dtype), step, ops)
 
 
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
-
-
 @every_set
 @settings(max_examples=25)
 @given(case=cases(), at=cuts)
@@ -187,13 +124,6 @@ def test_any_chunking_gives_the_same_bits(isa: str, case: Case, at: list[int]) -
         assert bits(in_chunks(step(whole), case.lengths, [])) == bits(in_chunks(step(cut), case.lengths, at))
         assert bits(whole.state) == bits(cut.state)
         assert torch.equal(whole.started, cut.started)
-
-
-def routed(rows: int, copies: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(rows + outputs)
-    weight = torch.randn(copies, outputs, inputs, generator=g)
-    bias, x = torch.randn(copies, outputs, generator=g), torch.randn(rows, inputs, generator=g)
-    return x, weight, bias, torch.randint(0, copies, (rows,), generator=g)
 
 
 @every_set

@@ -16,7 +16,7 @@ from service.kernels.coupled_scan.triton import coupled_scan as coupled_triton
 from service.kernels.routed_linear.triton import routed_linear as linear_triton
 from service.kernels.selective_scan.triton import selective_scan as selective_triton
 from tests.kernels.cases import Case, Step, cases, cuts, in_chunks, make_case, offsets_of
-from tests.kernels.test_cpu_ops import (
+from tests.kernels.steps import (
     COUPLINGS,
     Pools,
     assert_equals_reference,

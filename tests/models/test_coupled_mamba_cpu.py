@@ -9,20 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from service.kernels.cpu import INSTRUCTION_SETS
 from service.models.base import Chunk
 from service.models.coupled_mamba_cpu import CoupledMambaProgram
 from tests.checkpoints import WIDTHS, model_config, random_model
-from tests.models.clips import Clips, clips, cuts, make_clips, poisoned_state, run_clips
+from tests.models.clips import clips, cuts, make_clips, poisoned_state, run_clips
+from tests.models.coupled_programs import COUPLINGS, FORMS, advance, bits, chunk_of
 
-COUPLINGS = ("mean", "learned", "sum", "none", "layers")
-FORMS: list[dict[str, Any]] = [
-    {},
-    {"input": "mlp", "d_input": 9, "pool": ("mean",), "modality_weights": "ratio", "expand": 1},
-    {"pool": ("mean", "max"), "d_state": 17, "d_model": 17, "d_conv": 3, "n_layers": 3},
-]
 every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 every_coupling = pytest.mark.parametrize("coupling", COUPLINGS)
 
@@ -32,10 +26,6 @@ def program(
     coupling: str, isa: str = INSTRUCTION_SETS[-1], form: int = 0, block_rows: int = 512
 ) -> CoupledMambaProgram:
     return CoupledMambaProgram(random_model(model_config(coupling, **FORMS[form])), isa=isa, block_rows=block_rows)
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
 
 
 @every_set
@@ -95,26 +85,6 @@ def test_the_state_that_is_left_is_the_references(coupling: str) -> None:
     expected = advance(model, batch)
     for name, tensor in advance(executable, batch).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-5, equal_nan=True, msg=name)
-
-
-def advance(model: Any, batch: Clips) -> dict[str, Tensor]:
-    """The state after a fresh clip on slot 1 of 3, an empty fresh sequence on slot 2, and none on 0."""
-    state = poisoned_state(model, 3, torch.float32)
-    model.run(chunk_of(batch), state)
-    return state
-
-
-def chunk_of(batch: Clips, **changes: Any) -> Chunk:
-    steps = sum(batch.lengths)
-    entries = {
-        "inputs": {name: rows.float() for name, rows in batch.inputs.items()},
-        "present": batch.present,
-        "offsets": torch.tensor([0, steps, steps]),
-        "slots": torch.tensor([1, 2]),
-        "fresh": torch.tensor([True, True]),
-        "reads": torch.tensor([steps - 1]),
-    }
-    return Chunk(**(entries | changes))
 
 
 @every_coupling

@@ -13,7 +13,7 @@ from service.models.coupled_mamba_triton import CoupledMambaTriton
 from tests.checkpoints import WIDTHS, model_config, random_model
 from tests.kernels.triton_device import MARKS
 from tests.models.clips import Clips, make_clips, poisoned_state, run_clips
-from tests.models.test_coupled_mamba_cpu import COUPLINGS, FORMS, advance, bits, chunk_of
+from tests.models.coupled_programs import COUPLINGS, FORMS, advance, bits, chunk_of
 from tests.models.triton_programs import Anywhere
 
 pytestmark = MARKS

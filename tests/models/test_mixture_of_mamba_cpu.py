@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Sequence
 from functools import cache
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from service.kernels.cpu import INSTRUCTION_SETS
 from service.models.base import State, TokenChunk
 from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
 from tests.generative import VOCABULARY, generative_model
+from tests.models.packed_tokens import bits, chunk_of, poisoned, prompts
 
 SPLITS = (("in_proj", "x_proj", "dt_proj", "out_proj"), (), ("in_proj", "dt_proj"))
 FORMS: list[dict[str, Any]] = [
@@ -37,26 +38,6 @@ def program(
     return MixtureOfMambaProgram(generative_model(**FORMS[form]), dtype=dtype, isa=isa, **sizes)
 
 
-def poisoned(executable: Any, rows: int, dtype: torch.dtype = torch.float32) -> State:
-    return {n: torch.full((rows, *t.shape), torch.nan, dtype=dtype) for n, t in executable.state_tensors().items()}
-
-
-def chunk_of(parts: Sequence[Tensor], slots: Sequence[int], fresh: Sequence[bool]) -> TokenChunk:
-    tokens = torch.cat([*parts, torch.empty(0, dtype=torch.int64)])
-    return TokenChunk(
-        tokens=tokens,
-        offsets=torch.tensor([0, *accumulate(len(part) for part in parts)]),
-        slots=torch.tensor(slots),
-        fresh=torch.tensor(fresh),
-        reads=torch.arange(len(tokens)),
-    )
-
-
-def prompts(lengths: Sequence[int], seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, VOCABULARY.size, (length,), generator=generator) for length in lengths]
-
-
 def run_cut(executable: Any, prompt: Tensor, at: Sequence[int], slot: int, state: State) -> Tensor:
     """One prompt in chunks that end at the steps `at` -> logits of every step."""
     bounds = [0, *sorted(min(cut, len(prompt)) for cut in at), len(prompt)]
@@ -65,10 +46,6 @@ def run_cut(executable: Any, prompt: Tensor, at: Sequence[int], slot: int, state
         for turn, (begin, end) in enumerate(pairwise(bounds))
     ]
     return torch.cat(parts)
-
-
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
 
 
 @every_set

@@ -12,7 +12,7 @@ from service.models.base import TokenChunk
 from service.models.mixture_of_mamba_triton import MixtureOfMambaTriton
 from tests.generative import VOCABULARY, generative_model
 from tests.kernels.triton_device import MARKS
-from tests.models.test_mixture_of_mamba_cpu import bits, chunk_of, poisoned, prompts
+from tests.models.packed_tokens import bits, chunk_of, poisoned, prompts
 from tests.models.triton_programs import Anywhere
 
 pytestmark = MARKS
