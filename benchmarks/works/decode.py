@@ -87,30 +87,27 @@ class Rivals:
         last = out.last_hidden_state[:, -1].to(self.peer.lm_head.weight.dtype)  # its residual stream is fp32
         return self.peer.lm_head(last).float(), out.cache_params
 
-    def logits(self, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Of the second tokens after the first, by rival."""
+    def answers(self, first: Tensor, second: Tensor) -> tuple[dict[str, Tensor], dict[str, Callable[[], object]]]:
+        """By rival, the logits of the second tokens [b, 1] after the first [b, l], and a call to time.
+
+        That takes the second tokens again and again, or the first, where they are a prompt, from the start.
+        """
+        decoding = first.shape[1] == 1
         _, cache = self.theirs(first, None)
         logits = {self.name: self.theirs(second, cache)[0]}
-        if first.shape[1] == 1 and self.plain:
+        tokens, kept = (second, cache) if decoding else (first, None)
+        runs: dict[str, Callable[[], object]] = {self.name: lambda: self.theirs(tokens, kept)}
+        if decoding and self.plain:
             step = self.plain(first.shape[0])
             step(first[:, 0])
             logits[PLAIN] = step(second[:, 0])
+            runs[PLAIN] = lambda: step(second[:, 0])
         if self.llama:
-            self.llama.step(first, fresh=True)
-            logits[LLAMA] = self.llama.logits(second, fresh=False)
-        return logits
-
-    def steps(self, first: Tensor, second: Tensor) -> dict[str, Callable[[], object]]:
-        """A call that takes the second tokens, one each, again and again; or the first, a prompt, from the start."""
-        other, decoding = self.llama, first.shape[1] == 1
-        tokens, cache = (second, self.theirs(first, None)[1]) if decoding else (first, None)
-        runs: dict[str, Callable[[], object]] = {self.name: lambda: self.theirs(tokens, cache)}
-        if decoding and self.plain:
-            step = self.plain(first.shape[0])
-            runs[PLAIN] = lambda: step(tokens[:, 0])
-        if other:
+            other = self.llama
+            other.step(first, fresh=True)
+            logits[LLAMA] = other.logits(second, fresh=False)
             runs[LLAMA] = lambda: other.step(tokens, fresh=not decoding)
-        return runs
+        return logits, runs
 
     @property
     def name(self) -> str:
@@ -163,14 +160,12 @@ def _compare(bench: Bench, ours: Ours, rivals: Rivals, count: int, length: int, 
     work = f"decode/mamba-130m, bf16/{f'{count} at once' if length == 1 else f'prompt of {length}'}"
     ours.step(first, fresh=True)()
     logits = ours.step(second, fresh=False)()
-    apart = {
-        name: float((logits - expected).abs().max() / expected.abs().max())
-        for name, expected in rivals.logits(first, second).items()
-    }
+    answers, runs = rivals.answers(first, second)
+    apart = {name: float((logits - theirs).abs().max() / theirs.abs().max()) for name, theirs in answers.items()}
     if not max(apart.values()) <= TOLERANCE:
         raise RuntimeError(f"{work}: logits differ by {apart} of the largest, more than {TOLERANCE}")
     mine = ours.step(second, fresh=False) if length == 1 else ours.step(first, fresh=True)
-    timings = bench.compare({"ours": mine} | rivals.steps(first, second))
+    timings = bench.compare({"ours": mine} | runs)
     config, ids = ours.program.config, SIZES["vocab_size"]
     floor = mixture_of_mamba_needs(config, ids, count, length, 1, weights, torch.bfloat16).floor(bench.rates)
     for name, difference in apart.items():
