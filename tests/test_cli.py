@@ -61,6 +61,7 @@ PREDICTION = Prediction(
     queue_ms=0.2,
     features_ms=41.0,
     inference_ms=2.9,
+    deterministic=True,
 )
 
 
