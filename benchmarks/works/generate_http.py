@@ -1,7 +1,6 @@
 """What HTTP adds to generation: the running service on the loopback against its runtime driven directly.
 
-The bundled digits-trio answers with words, pictures and sounds, without shared beginnings; whole and as events, to 1
-and to 16 at a time. Ours is the time an answer. Encoding its pictures and sounds is the edge's work: the rival stops
+The bundled digits-trio draws and speaks, without shared beginnings; whole and as events, to 1 and to 16 at a time. Ours is the time an answer. Encoding its pictures and sounds is the edge's work: the rival stops
 at the ids. Client and service share the machine's cores.
 """
 
@@ -21,14 +20,14 @@ from service.runtime import Runtime
 from service.settings import BUNDLED, Settings
 
 FOLDER = BUNDLED / "digits-trio"
-MODES = {"text-only": "three plus four is", "interleaved": "three plus four is"}
-MAX_TOKENS = 64
+MODES = {"image-only": "draw three", "interleaved": "draw three and say it"}
+MAX_TOKENS = 128
 ANSWERS = 16  # a round
 IN_FLIGHT = (1, 16)
 
 
 def run(bench: Bench) -> Iterator[Figure]:
-    """Words alone, which are cheapest to draw, and all that the model has."""
+    """A picture, and a picture with its word spoken."""
     runtime = Runtime.start(Settings(models=(FOLDER,), threads=1, prefix_cache_bytes=0), Metrics())
     try:
         with served(FOLDER, prefix_cache_bytes="0") as address:
@@ -60,7 +59,7 @@ def _direct(runtime: Runtime, mode: str, prompt: str, in_flight: int) -> Callabl
         temperature=dict.fromkeys(defaults.temperature, 0.0),
         top_p=dict(defaults.top_p),
         top_k=dict(defaults.top_k),
-        guidance_scale=1.0 if mode == "text-only" else defaults.guidance_scale,
+        guidance_scale=defaults.guidance_scale,
         seed=7,
         mode=mode,
         max_tokens=MAX_TOKENS,
