@@ -19,7 +19,7 @@ from load_tests.ledger import Call, read
 from load_tests.open_loop import Plan, in_a_process
 from load_tests.overload import Lengths, overload
 from load_tests.record import machine, save, show
-from load_tests.report import by_kind, checks, rejections, table
+from load_tests.report import by_kind, checks, table
 from load_tests.service import Service, serving
 from load_tests.soak import Length, soak
 from load_tests.users import users
@@ -90,7 +90,7 @@ def full(service: Service, folder: Path, chosen: argparse.Namespace) -> dict[str
         rows[work], more = overload(service, folder, work, Lengths(15, 40, 30))
         calls += more
     print(table(rows, "overload"))
-    return checks(service, before, calls) | {"rejections": rejections(calls), "kinds": kinds, "overload": rows}
+    return checks(service, before, calls) | {"kinds": kinds, "overload": rows}
 
 
 def soak_(service: Service, folder: Path, chosen: argparse.Namespace) -> dict[str, Any]:

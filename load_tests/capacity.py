@@ -50,9 +50,11 @@ class Capacity:
     def measure(self) -> dict[str, dict[str, Any]]:
         """Every kind of work, then the mixture: rows by work."""
         rows = {work: self._row(work, *self._alone(work)) for work in OBJECTIVES_S}
-        share, probes = self._search(lambda share: self._mixed({work: share * rows[work]["rate"] for work in MIXED}))
-        for work, probe in zip(MIXED, probes, strict=True):
-            rows[f"{work}, mixed"] = self._row(work, share * rows[work]["rate"], probe)
+        alone = {work: rows[work]["rate"] for work in MIXED if rows[work]["rate"]}
+        if alone:
+            share, probes = self._search(lambda share: self._mixed({work: share * alone[work] for work in alone}))
+            for work, probe in zip(alone, probes, strict=True):
+                rows[f"{work}, mixed"] = self._row(work, share * alone[work], probe)
         return rows
 
     def _alone(self, work: str) -> tuple[float, Probe]:

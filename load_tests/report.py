@@ -74,6 +74,7 @@ def checks(service: Service, before: Readings, calls: Sequence[Call]) -> dict[st
         "answered": sum(call.answered for call in calls),
         "left": sum(call.left is not None for call in calls),
         "lost": len(lost) + len(faults),
+        "rejections": rejections(calls),
         "lost_why": [f"{call.id} ({call.kind}): {call.fault or call.status}" for call in lost[:SHOWN]] + faults[:SHOWN],
         "leaked_slots": int(_grown(before, after, "state_slots", state="used")),
         "leaked_sessions": int(_grown(before, after, "sessions")),

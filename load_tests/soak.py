@@ -20,7 +20,7 @@ from load_tests import payloads
 from load_tests.ledger import write
 from load_tests.open_loop import Clients, Plan
 from load_tests.payloads import Post
-from load_tests.report import by_kind, checks, rejections, table
+from load_tests.report import by_kind, checks, table
 from load_tests.service import Service
 from load_tests.streams import play
 
@@ -54,7 +54,6 @@ def soak(service: Service, folder: Path, length: Length, in_flight: int) -> dict
     return result | {
         "seconds": round(took, 1),
         "requests_per_s": round(len(this.calls) / took, 1),
-        "rejections": rejections(this.calls),
         "rss_mb_along": this.rss_mb,
         "kinds": kinds,
         "rss_grown_mb": settled[-1] - settled[0] if settled else 0,
