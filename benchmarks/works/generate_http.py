@@ -1,7 +1,8 @@
 """What HTTP adds to generation: the running service on the loopback against its runtime driven directly.
 
-The bundled digits-trio draws and speaks, without shared beginnings; whole and as events, to 1 and to 16 at a time. Ours is the time an answer. Encoding its pictures and sounds is the edge's work: the rival stops
-at the ids. Client and service share the machine's cores.
+The bundled digits-trio draws and speaks, without shared beginnings; whole and as events, to 1 and to 16 at a time. Ours
+is the time an answer. Encoding its pictures and sounds is the edge's work: the rival stops at the ids. Client and
+service share the machine's cores.
 """
 
 from __future__ import annotations
