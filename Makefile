@@ -73,6 +73,7 @@ monitor-test: .venv/.installed
 GRAFANA := deploy/monitoring/grafana
 dashboard: .venv/.installed
 	$(BIN)/python $(GRAFANA)/make_dashboard.py > $(GRAFANA)/dashboards/serpentine.json
+
 # An hour of sound and words as fast as it goes, then a million frames of features: memory, and the cost of a frame.
 soak-stream: .venv/.installed
 	$(BIN)/python -m load_tests.stream_hour

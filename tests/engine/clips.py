@@ -34,6 +34,12 @@ def random_clip(rng: np.random.Generator, steps: int, *, marked: bool = False) -
     return Clip(values, present, np.arange(steps) / 10)
 
 
+def part(clip: Clip, start: int, stop: int) -> Clip:
+    """Some of a clip's steps."""
+    values = {name: rows[start:stop] for name, rows in clip.values.items()}
+    return Clip(values, clip.present[:, start:stop], clip.times[start:stop])
+
+
 def answer_alone(model: CoupledMamba, clip: Clip) -> NDArray[np.float32]:
     """The head at every step, of the clip alone and in one pass [steps, outputs]."""
     inputs = {

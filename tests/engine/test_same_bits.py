@@ -13,8 +13,7 @@ from service.engine.reading_program import ReadingProgram
 from service.engine.request import Request
 from service.engine.snapshots import Snapshot, SnapshotFormat
 from tests.engine.bench import BOS, CLIPS, TOKEN, TOKENS, Bench, answers_of, bitwise_backends, outputs_of
-from tests.engine.clips import random_clip
-from tests.engine.test_snapshots import part
+from tests.engine.clips import part, random_clip
 from tests.generators import params
 
 pytestmark = pytest.mark.parametrize("backend", bitwise_backends())

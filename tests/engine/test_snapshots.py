@@ -22,7 +22,7 @@ from service.engine.snapshots import Snapshot, SnapshotFormat, fingerprint_of, m
 from service.errors import InvalidInput, SessionConflict
 from service.features.types import Clip
 from tests.checkpoints import WIDTHS, build_checkpoint, model_config, random_model
-from tests.engine.clips import answer_alone, random_clip
+from tests.engine.clips import answer_alone, part, random_clip
 
 MODEL = random_model(model_config())
 FORMAT = SnapshotFormat("tiny", "f" * 64, MODEL.state_tensors())
@@ -41,11 +41,6 @@ def run(*programs: ClipProgram, chunk_steps: int = 5) -> list[Result]:
     while (batch := scheduler.schedule()) is not None:
         scheduler.deliver(batch, RUNNER.run(batch))
     return [request.future.result(0) for request in requests]
-
-
-def part(clip: Clip, start: int, stop: int) -> Clip:
-    values = {name: rows[start:stop] for name, rows in clip.values.items()}
-    return Clip(values, clip.present[:, start:stop], clip.times[start:stop])
 
 
 def a_snapshot(steps: int = 9, seed: int = 0) -> Snapshot:

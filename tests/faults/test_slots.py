@@ -15,8 +15,7 @@ from service.models.base import Chunk, TokenChunk, allocate
 from service.models.executables import make_executable
 from tests.checkpoints import WIDTHS
 from tests.engine.bench import BOS, CLIP, CLIPS, TOKEN, TOKENS, Bench, answers_of, bitwise_backends, outputs_of
-from tests.engine.clips import Gate, random_clip
-from tests.engine.test_snapshots import part
+from tests.engine.clips import Gate, part, random_clip
 from tests.faults.service import Wrapped
 from tests.generators import params
 
