@@ -86,7 +86,8 @@ image: .venv/.installed
 	$(ENGINE) docker/build.sh cpu $(IMAGE)
 
 image-test: .venv/.installed
-	$(ENGINE) sh -c 'docker/build.sh cpu $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/pytest -s docker'
+	tests/deploy/tools.sh
+	$(ENGINE) sh -c 'docker/build.sh cpu $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/python -m pytest -s docker'
 
 # The compose file and the manifests against the schemas of what reads them.
 compose-check deploy-check: .venv/.installed

@@ -25,9 +25,17 @@ if [ "$BASE" = "$made" ]; then
     arguments+=(--build-arg "BUILD_PACKAGES=g++ tini python3-dev python3-venv" --build-arg PIP_NO_INDEX=1)
     # Debian's Python is 3.11.2, for which redis asks for async-timeout; this pip may be of a later one.
     python=${PYTHON:-python3}
-    mapfile -t wanted < <("$python" docker/requirements.py media redis && "$python" docker/requirements.py --build)
-    "$python" -m pip wheel --quiet --wheel-dir docker/wheels --find-links docker/wheels -c constraints.txt \
-        "${wanted[@]}" async-timeout cmake cyclonedx-bom ninja
+    read -r -a extras < <(sed -n 's/^ENV EXTRAS="\(.*\)"$/\1/p' docker/Dockerfile)
+    constraints=constraints.txt
+    mkdir -p build
+    if [ "$target" = cuda ]; then
+        extras+=(gpu) constraints=build/constraints-cuda.txt
+        sed 's/^torch==/torch===/' constraints.txt >$constraints
+    fi
+    "$python" docker/requirements.py "${extras[@]}" >build/requirements.txt
+    "$python" docker/requirements.py --build >>build/requirements.txt
+    "$python" -m pip wheel --quiet --wheel-dir docker/wheels --find-links docker/wheels -c $constraints \
+        -r build/requirements.txt async-timeout cmake cyclonedx-bom ninja
 fi
 DOCKER_BUILDKIT=1 docker build --network host --file docker/Dockerfile --target "$target" --tag "$tag" \
     --build-arg "BASE=$BASE" --build-arg "REVISION=$(git rev-parse HEAD 2>/dev/null || true)" "${arguments[@]}" .
