@@ -111,6 +111,9 @@ class Metrics:
         self.frame_duration_seconds = histogram(
             "frame_duration_seconds", "From a stream's message to the last of its answers.", ("model",), SHORT_SECONDS
         )
+        self.unseated_total = counter(
+            "unseated_total", "Requests whose slots were given to another key's, to go on later.", ("model",)
+        )
         self.late_steps_total = counter("late_steps_total", "Steps of streams that came too late.", ("model",))
         self.rejections_total = counter("rejections_total", "Requests refused, by error code.", ("reason",))
         self.cancellations_total = counter(
@@ -140,6 +143,7 @@ class Metrics:
         for tier in TIERS:
             self.snapshot_evictions_total.labels(model, tier)
         self.late_steps_total.labels(model)
+        self.unseated_total.labels(model)
         for phase in PHASES:
             self.inference_duration_seconds.labels(model, phase)
 

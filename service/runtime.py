@@ -48,6 +48,7 @@ LIMITS = (
     "max_inside_steps",
     "max_inside_bytes",
     "max_streams",
+    "max_connections",
     "session_bytes",
     "prefix_cache_bytes",
     "step_budget",

@@ -217,3 +217,15 @@ def test_a_deadline_that_passes_in_the_engine(start_runtime: StartRuntime, monke
     with pytest.raises(DeadlineExceeded, match="while running"):
         late.result(60)
     assert_nothing_inside(runtime)
+
+
+def test_idle_sessions_hold_no_slot(start_runtime: StartRuntime) -> None:
+    """As many as there are: what they are is a state in memory, and a live request finds every slot free."""
+    runtime = start_runtime(slots=1)
+    model = runtime.model(None)
+    ids = [runtime.sessions.create(model.name, model.snapshots.initial()).id for _ in range(20)]
+    features = {"audio": Steps(np.ones((3, 5), np.float32))}
+    for id in ids[:3]:
+        submit(runtime, features, PredictOptions(), session_id=id).result(60)
+    assert submit(runtime, features, PredictOptions()).result(60).steps == 3
+    assert_nothing_inside(runtime)

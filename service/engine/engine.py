@@ -49,6 +49,7 @@ class Lane:
         self.name, self.runner, self.metrics = name, runner, metrics
         self.traces = BatchTraces()
         self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner)
+        self._unseated = 0  # that the metrics know of
         metrics.state_slots.labels(name, "total").set(limits.slots)
         self.observe()
 
@@ -98,6 +99,8 @@ class Lane:
         self.metrics.requests_running.labels(self.name).set(self.scheduler.running)
         self.metrics.requests_waiting.labels(self.name).set(self.scheduler.waiting)
         self.metrics.state_slots.labels(self.name, "used").set(self.scheduler.used)
+        unseated, self._unseated = self.scheduler.unseated - self._unseated, self.scheduler.unseated
+        self.metrics.unseated_total.labels(self.name).inc(unseated)
 
     def _observe_batch(self, batch: Batch, seconds: float) -> None:
         self.metrics.inference_duration_seconds.labels(self.name, batch.phase).observe(seconds)

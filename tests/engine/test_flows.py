@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.clip_program import ClipProgram, Result
+from service.engine.engine import Lane, Limits
 from service.engine.flows import WEIGHTS
 from service.engine.generation import Generation
 from service.engine.generation_program import GenerationProgram
@@ -22,6 +23,7 @@ from service.engine.runner import TokenRunner
 from service.engine.sampling import Drawn
 from service.engine.scheduler import Scheduler
 from service.features.types import Clip
+from service.metrics import Metrics
 from service.owner import Owner, Priority
 from tests.generators import byte_of, params, text_vocabulary, tiny_model, tiny_vocabulary
 
@@ -268,3 +270,16 @@ def test_an_answer_is_the_same_bits_when_it_was_unseated() -> None:
     assert unseated >= 2
     assert none == 0
     assert crowded == alone
+
+
+def test_the_metrics_tell_who_was_unseated() -> None:
+    vocabulary, metrics = tiny_vocabulary(), Metrics()
+    lane = Lane("tiny", TokenRunner(tiny_model(vocabulary), 2), Limits(2, 4, 8), metrics)
+    for key in ("many", "many", "one"):
+        program = GenerationProgram([1, 2], params(vocabulary, max_tokens=3), vocabulary, bytes_of=byte_of)
+        lane.scheduler.add(Request(key, program, None, Owner(key)))
+        lane.step()
+    while lane.step():
+        pass
+    assert metrics.registry.get_sample_value("serpentine_unseated_total", {"model": "tiny"}) == 1
+    assert metrics.registry.get_sample_value("serpentine_state_slots", {"model": "tiny", "state": "used"}) == 0

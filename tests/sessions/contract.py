@@ -124,7 +124,10 @@ class Contract:
             for ask in (sessions.show, sessions.delete, lambda id, key: sessions.acquire(id, 60, key)):
                 with pytest.raises(NotFound, match=id):
                     ask(id, key)
-        sessions.acquire(id, 60, "alice").commit(state(2))  # nobody else's try has taken its lease
+        held = sessions.acquire(id, 60, "alice")  # nobody else's try has taken its lease
+        with pytest.raises(NotFound):  # and not a conflict, which would tell that it is there
+            sessions.acquire(id, 60, "bob")
+        held.commit(state(2))
         assert sessions.show(id, "alice").key == "alice"
         sessions.delete(id, "alice")
 
