@@ -199,7 +199,7 @@ class CoupledMambaTriton:
         maximum, mean = torch.empty(2, t, m, c.d_model, device=self.device)
         heard = torch.empty(t, m, dtype=torch.bool, device=self.device)
         read = torch.zeros(t, dtype=torch.bool, device=self.device)
-        read[reads] = True
+        read.index_fill_(0, reads, True)
         kept = {name: state[name] for name in ("pool_max", "pool_sum", "pool_count")}
         on = {"slots": sequences.slots, "offsets": sequences.offsets, "fresh": sequences.fresh}
         pool_rows(e, present, read, maximum, mean, heard, **kept, **on)

@@ -48,7 +48,7 @@ class StepBuckets:
     def __init__(self, steps: Steps, vocabulary: int, device: torch.device, capture: bool) -> None:
         """capture: replay graphs. Otherwise every kernel is launched each time."""
         self._steps, self._vocabulary, self._device, self._capture = steps, vocabulary, device, capture
-        self._buckets: dict[tuple[int, int], _Bucket] = {}
+        self._buckets: dict[tuple[int, ...], _Bucket] = {}
 
     def run(self, chunk: TokenChunk, state: State) -> Tensor:
         """Advance each sequence by its one token -> logits at `reads` [r, vocabulary], on the CPU."""
@@ -71,7 +71,7 @@ class StepBuckets:
 
     def _bucket(self, rows: int, state: State) -> _Bucket:
         size = next(size for size in BUCKETS if size >= rows)
-        key = (size, state["ssm"].data_ptr())
+        key = (size, *(tensor.data_ptr() for tensor in state.values()))
         if key not in self._buckets:
             self._buckets[key] = self._make(size, state)
         return self._buckets[key]
