@@ -122,7 +122,7 @@ size_t Coupled::work_of_a_row() const {
     return weights;
 }
 
-void Coupled::run(const Packing& packing, const std::vector<const float*>& inputs, const bool* present,
+void Coupled::run(const Packing& packing, std::span<const float* const> inputs, const bool* present,
                   const CoupledState& state, bool alone, float* outputs, int threads) {
     check_packing_("CoupledMambaProgram", packing);
     const int64_t work = packing.rows * sizes_.modalities * static_cast<int64_t>(work_of_a_row());
@@ -196,7 +196,7 @@ void Coupled::each_row(Team& team, F&& f) {
     });
 }
 
-void Coupled::run_inputs(Team& team, const std::vector<const float*>& inputs, Block block) {
+void Coupled::run_inputs(Team& team, std::span<const float* const> inputs, Block block) {
     each_row(team, [&](int row, int m) {
         const Input& input = inputs_[static_cast<size_t>(m)];
         const int t = row - row_of(m, 0);

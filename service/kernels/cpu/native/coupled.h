@@ -1,6 +1,7 @@
 // A Coupled Mamba, a chunk of the whole model a call, in fp32. Symbols as in service/models/coupled_mamba.py.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "channels.h"
@@ -64,7 +65,7 @@ class Coupled {
     // [reads, 2 * outputs], then those of each row by itself.
     // inputs [rows, features] a modality, present [modalities, rows].
     // Throws std::invalid_argument before anything is written.
-    void run(const Packing& packing, const std::vector<const float*>& inputs, const bool* present,
+    void run(const Packing& packing, std::span<const float* const> inputs, const bool* present,
              const CoupledState& state, bool alone, float* outputs, int threads);
 
     size_t weight_bytes() const;
@@ -95,7 +96,7 @@ class Coupled {
     };
 
     void open_block(const Packing& packing, const bool* present, Block block);
-    void run_inputs(Team& team, const std::vector<const float*>& inputs, Block block);
+    void run_inputs(Team& team, std::span<const float* const> inputs, Block block);
     void run_layer(Team& team, size_t index, const CoupledState& state);
     void convolve(Team& team, size_t index, const CoupledState& state);
     void scan(Team& team, size_t index, const CoupledState& state);

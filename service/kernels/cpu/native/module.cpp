@@ -3,6 +3,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <array>
+
 #include "coupled.h"
 #include "dispatch.h"
 #include "mixture.h"
@@ -170,17 +172,20 @@ void bind_coupled(nb::module_& m) {
             "norm_f"_a, "cross"_a, "weights"_a, "dense"_a, "out_proj"_a)
         .def(
             "run",
-            [](Coupled& self, const PyPacking& p, const Addresses& inputs, Address present, Address conv, Address ssm,
+            [](Coupled& self, const PyPacking& p, const nb::list& inputs, Address present, Address conv, Address ssm,
                Address started, Address pool_max, Address pool_sum, Address pool_count, bool alone, Address outputs,
                int threads) {
-                std::vector<const float*> values;
-                for (const Address input : inputs) values.push_back(at<float>(input));
+                std::array<const float*, kMaxChains> values{};  // no vector: a step allocates nothing
+                size_t count = 0;
+                for (const nb::handle input : inputs) values.at(count++) = at<float>(nb::cast<Address>(input));
                 const CoupledState state{at<float>(conv),     at<float>(ssm),      at<bool>(started),
                                          at<float>(pool_max), at<float>(pool_sum), at<int64_t>(pool_count)};
-                self.run(p.packing, values, at<bool>(present), state, alone, at<float>(outputs), threads);
+                const nb::gil_scoped_release release;
+                self.run(p.packing, {values.data(), count}, at<bool>(present), state, alone, at<float>(outputs),
+                         threads);
             },
             "packing"_a, "inputs"_a, "present"_a, "conv"_a, "ssm"_a, "started"_a, "pool_max"_a, "pool_sum"_a,
-            "pool_count"_a, "alone"_a, "outputs"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>())
+            "pool_count"_a, "alone"_a, "outputs"_a, "threads"_a)
         .def_prop_ro("weight_bytes", &Coupled::weight_bytes);
 }
 

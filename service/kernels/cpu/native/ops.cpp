@@ -22,7 +22,7 @@ void each_block(int threads, int64_t work, const std::vector<Segment>& segments,
     });
 }
 
-std::vector<Segment> whole(const std::string& op, const Packing& packing) {
+std::vector<Segment> whole(const char* op, const Packing& packing) {
     PackingCheck()(op, packing);
     std::vector<Segment> segments;
     segments_of(packing, 0, packing.rows, segments);

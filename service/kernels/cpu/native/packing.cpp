@@ -14,10 +14,10 @@ std::string listed(const int64_t* values, int64_t count) {
 
 }  // namespace
 
-void PackingCheck::operator()(const std::string& op, const Packing& p) {
+void PackingCheck::operator()(const char* op, const Packing& p) {
     const bool rise = std::is_sorted(p.offsets, p.offsets + p.sequences + 1);
     if (!rise || p.offsets[0] != 0 || p.offsets[p.sequences] != p.rows)
-        throw std::invalid_argument(op + ": offsets must rise from 0 to " + std::to_string(p.rows) + ", got " +
+        throw std::invalid_argument(std::string(op) + ": offsets must rise from 0 to " + std::to_string(p.rows) + ", got " +
                                     listed(p.offsets, p.sequences + 1));
     if (taken_.size() < static_cast<size_t>(p.slots_of_pool)) taken_.resize(static_cast<size_t>(p.slots_of_pool), 0);
     int64_t good = 0;
@@ -28,11 +28,11 @@ void PackingCheck::operator()(const std::string& op, const Packing& p) {
     }
     for (int64_t i = 0; i < good; ++i) taken_[static_cast<size_t>(p.slots[i])] = 0;
     if (good < p.sequences)
-        throw std::invalid_argument(op + ": slots must be distinct and in 0.." + std::to_string(p.slots_of_pool - 1) +
+        throw std::invalid_argument(std::string(op) + ": slots must be distinct and in 0.." + std::to_string(p.slots_of_pool - 1) +
                                     ", got " + listed(p.slots, p.sequences));
     for (int64_t i = 0; i < p.reads; ++i)
         if (p.read[i] < 0 || p.read[i] >= p.rows)
-            throw std::invalid_argument(op + ": reads must be in 0.." + std::to_string(p.rows - 1) + ", got " +
+            throw std::invalid_argument(std::string(op) + ": reads must be in 0.." + std::to_string(p.rows - 1) + ", got " +
                                         listed(p.read, p.reads));
 }
 

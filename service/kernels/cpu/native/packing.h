@@ -26,7 +26,7 @@ struct Segment {
 // Throws std::invalid_argument, naming the argument of `op`, unless the packing describes distinct slots.
 class PackingCheck {
   public:
-    void operator()(const std::string& op, const Packing& packing);
+    void operator()(const char* op, const Packing& packing);
 
   private:
     std::vector<uint8_t> taken_;
