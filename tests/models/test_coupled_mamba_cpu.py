@@ -98,6 +98,23 @@ def test_neither_threads_nor_blocks_change_a_bit(coupling: str) -> None:
     assert len(answers) == 1
 
 
+@every_set
+@every_coupling
+def test_a_long_clip_among_others_is_the_same_bits_in_chunks_of_any_size(isa: str, coupling: str) -> None:
+    # More steps than a block has rows, modalities that come and go, sums longer than a slice of a panel of weights.
+    executable = CoupledMambaProgram(random_model(model_config(coupling, d_model=80, n_layers=1)), isa=isa)
+    lengths = [3, 280, 6]
+    present = torch.ones(3, sum(lengths), dtype=torch.bool)
+    if coupling != "layers":
+        present = torch.rand(3, sum(lengths), generator=torch.Generator().manual_seed(3)) < 0.6
+        present[0, [0, 3, 283]] = True
+        present[2, 3:200] = False  # heard late
+    batch = make_clips(lengths, present, seed=4)
+    every = run_clips(executable, batch, read_all=True).split(lengths)
+    for clip, expected, at in zip(batch.alone(), every, ([1], [1, 9, 128, 139, 279], [0, 2, 2]), strict=True):
+        assert bits(run_clips(executable, clip, at, read_all=True)) == bits(expected)
+
+
 @pytest.mark.parametrize("modalities", [1, 2, 5, 8])
 @pytest.mark.parametrize("coupling", ["mean", "learned"])
 def test_any_number_of_modalities(modalities: int, coupling: str) -> None:

@@ -112,6 +112,24 @@ def test_a_wide_batch_decodes_the_bits_of_each_alone(dtype: torch.dtype) -> None
         assert bits(executable.run(chunk_of([parts[66 - i]], [0], [False]), alone)[0]) == bits(second[i])
 
 
+@every_set
+@DTYPES
+def test_a_long_prompt_among_others_is_the_same_bits_in_chunks_of_any_size(isa: str, dtype: torch.dtype) -> None:
+    # More than a block of rows, and sums longer than one slice of a panel of weights.
+    executable = MixtureOfMambaProgram(
+        generative_model(d_model=140, d_inner=130, n_layers=1), dtype=dtype, isa=isa, block_rows=256
+    )
+    lengths = [1, 300, 7]
+    parts, slots = prompts(lengths, seed=5), [2, 0, 1]
+    together = poisoned(executable, 3)
+    every = executable.run(chunk_of(parts, slots, [True] * 3), together).split(lengths)
+    for prompt, expected, slot, at in zip(parts, every, slots, ([], [1, 12, 257, 299], [0, 3]), strict=True):
+        alone = poisoned(executable, 2)
+        assert bits(run_cut(executable, prompt, at, 1, alone)) == bits(expected)
+        for name in alone:
+            assert bits(alone[name][1]) == bits(together[name][slot])
+
+
 @DTYPES
 def test_neither_threads_nor_blocks_change_a_bit(dtype: torch.dtype) -> None:
     # Wide enough that a step is shared among the threads asked for.
