@@ -165,6 +165,6 @@ void panel(const PanelArgs& a) {
 }
 
 inline void linear_f32(const PanelArgs& a) { panel<F32Step>(a); }
-inline void linear_bf16(const PanelArgs& a) { panel<Bf16Step>(a); }
+[[maybe_unused]] inline void linear_bf16(const PanelArgs& a) { panel<Bf16Step>(a); }
 
 }  // namespace serpentine::SERPENTINE_ISA

@@ -5,13 +5,22 @@
 #include "linear.inl.h"
 #include "pointwise.inl.h"
 #include "scan.inl.h"
+#if defined(SERPENTINE_TILES)
+#include "linear_tiles.inl.h"
+#endif
 
 namespace serpentine::SERPENTINE_ISA {
 
 #define SERPENTINE_TEXT(x) #x
 #define SERPENTINE_NAME(x) SERPENTINE_TEXT(x)
+#if defined(SERPENTINE_TILES)
+constexpr auto kLinearBf16 = linear_tiles;
+#else
+constexpr auto kLinearBf16 = linear_bf16;
+#endif
+
 inline constexpr Kernels kTable = {
-    SERPENTINE_NAME(SERPENTINE_ISA), linear_f32, linear_bf16, rms_norm,  layer_norm,
+    SERPENTINE_NAME(SERPENTINE_ISA), linear_f32, kLinearBf16, rms_norm,  layer_norm,
     round_row,                       widen_row,  convolve,    selective, coupled,
 };
 
