@@ -138,4 +138,5 @@ def host() -> Generator[str, None, None]:
     assert found is not None
     yield found[0]
     process.terminate()
-    assert process.wait(30) == 0
+    process.communicate(timeout=60)
+    assert process.returncode == 0
