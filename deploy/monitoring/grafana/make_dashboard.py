@@ -224,10 +224,11 @@ ROWS = {
         Panel(
             "Given up",
             "ops",
-            "States evicted for want of room; steps of streams that came too late.",
+            "States evicted for want of room; steps that came too late; requests whose slots went to another API key.",
             {
                 "evicted {{model}} {{tier}}": rate("snapshot_evictions_total", OF, "model, tier"),
                 "late {{model}}": rate("late_steps_total", OF, "model"),
+                "unseated {{model}}": rate("unseated_total", OF, "model"),
             },
         ),
     ),
