@@ -9,10 +9,15 @@ if ! docker info >/dev/null 2>&1; then
     state=${XDG_CACHE_HOME:-$HOME/.cache}/serpentine/docker
     mkdir -p "$state"
     run=$(mktemp -d)
+    end() {
+        kill $daemon && wait $daemon || true
+        umount "$run"/exec/netns/* 2>/dev/null || true # containers on the host's network leave it mounted there
+        rm -rf "$run"
+    }
     dockerd --host "unix://$run/socket" --data-root "$state" --exec-root "$run/exec" --pidfile "$run/pid" \
-        --iptables=false --ip6tables=false >"$run/log" 2>&1 &
+        --bridge=none --iptables=false --ip6tables=false >"$run/log" 2>&1 &
     daemon=$!
-    trap 'kill $daemon; wait $daemon || true; rm -rf "$run"' EXIT
+    trap end EXIT
     export DOCKER_HOST=unix://$run/socket PATH=/usr/bin:$PATH # the client of the same package
     for _ in $(seq 300); do
         docker info >/dev/null 2>&1 && break
