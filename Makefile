@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-backends lint audit bench bench-quick bench-keep load-quick load soak soak-stream capacity sanitize \
-	image image-test compose-check deploy-check kernels test-gpu
+	cluster-test image image-test compose-check deploy-check kernels test-gpu
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -94,6 +94,11 @@ image: .venv/.installed
 image-test: .venv/.installed
 	tests/deploy/tools.sh
 	$(ENGINE) sh -c 'docker/build.sh cpu $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/python -m pytest -s docker'
+
+# Two nodes of Ray on this machine, of which one is killed under load.
+cluster-test: .venv/.installed
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[media,train,dev,cluster]'
+	CLUSTER_TEST=1 $(BIN)/pytest -s tests/cluster
 
 # The compose file and the manifests against the schemas of what reads them.
 compose-check deploy-check: .venv/.installed

@@ -1,4 +1,4 @@
-"""The command `serpentine`: serve | predict | generate | models | convert | config | keys.
+"""The command `serpentine`: serve | predict | generate | models | convert | config | keys | cluster.
 
 Exit status: 0 done, 1 the input was refused or the work failed, 2 the command could not start. Answers go to stdout,
 all else to stderr.
@@ -23,6 +23,7 @@ from service.api.context import make_id
 from service.api.openapi import examples, generate_examples
 from service.api.schemas import prediction_body
 from service.api.server import Server, bind
+from service.cli_cluster import add_cluster_options, deploy_to_cluster
 from service.cli_generate import add_options, generate, request_of
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import ServiceError
@@ -129,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
         default=1,
         help="hf-mamba: 2 adds images and 3 speech too, with copies of all projections, to start training from",
     )
+    cluster = command("cluster", _cluster, "Serve models from several machines, on a Ray cluster.")
+    model_option(cluster)
+    add_cluster_options(cluster)
+
     keys = command("keys", _keys, "Make API keys.")
     keys.add_argument("action", choices=("new",), help="new: print a key's line for SERPENTINE_API_KEYS_FILE")
     keys.add_argument("name", metavar="NAME", help="whose it is: in the logs, and for sessions and quotas")
@@ -151,6 +156,13 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(arguments: argparse.Namespace) -> Settings:
     return load_settings(_given(arguments))
+
+
+def _cluster(arguments: argparse.Namespace) -> int:
+    try:
+        return deploy_to_cluster(arguments, _given(arguments))
+    except (ValueError, ConnectionError, MissingExtra) as error:
+        raise StartError(str(error)) from error
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -46,7 +46,10 @@ class LiveOptions:
 
 
 class LiveSession:
-    """One session. Its methods are awaited one at a time; `close` when done."""
+    """One session. Its methods are awaited one at a time; `close` when done.
+
+    messages  of its client that it has taken in, on this socket and those before
+    """
 
     def __init__(
         self,
@@ -59,18 +62,19 @@ class LiveSession:
     ) -> None:
         """start: a state to go on from, of a stream or of anything else. Raises InvalidInput at ("snapshot",)."""
         self.runtime, self.model, self.options, self.id = runtime, model, options, id
-        self.owner = owner
+        self.owner, self.messages = owner, 0
         self.dense = model.config.model.dense
         self.features = LiveFeatures(model.extractor, options.lag_s, complete=self.dense)
         self.readings = Readings(model.config, options.timeline_hz, options.half_life_s)
         self._snapshot = start
         if start is not None and "stream" in start.notes:
             stream = start.notes["stream"]
-            if not isinstance(stream, Mapping) or stream.keys() != {"features", "readings"}:
+            if not isinstance(stream, Mapping) or stream.keys() != {"features", "messages", "readings"}:
                 raise InvalidInput.at(("snapshot",), "what a stream left beside its state is broken")
             try:
                 restore(self.features, start.aside, stream["features"])
                 self.readings.restore(stream["readings"])
+                self.messages = _count(stream["messages"])
             except BaseException:
                 self.close()
                 raise
@@ -103,7 +107,8 @@ class LiveSession:
     def snapshot(self) -> Snapshot:
         """The whole session, as another replica can go on from it."""
         aside, notes = dump(self.features)
-        return self.state.beside(aside, {"stream": {"features": notes, "readings": self.readings.dump()}})
+        stream = {"features": notes, "messages": self.messages, "readings": self.readings.dump()}
+        return self.state.beside(aside, {"stream": stream})
 
     def close(self) -> None:
         """Let go of what extraction holds. Once is enough."""
@@ -149,3 +154,9 @@ class LiveSession:
                 if time.monotonic() >= limit:
                     raise
                 await asyncio.sleep(ROOM_POLL_S)
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise InvalidInput.at(("snapshot",), "what a stream left beside its state is broken")
+    return value

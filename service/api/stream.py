@@ -155,6 +155,7 @@ class _Stream:
             raise _Closed(POLICY, "idle") from None
         begun = time.monotonic()
         self.messages += 1
+        session.messages += 1
         try:
             with self.edge.runtime.tracing.message("message of /predict/stream"):
                 await self._answer(session, kept, message)
@@ -304,6 +305,7 @@ def _started(session: LiveSession) -> bytes:
         {
             "type": "session.started",
             "session_id": session.id,
+            "messages": session.messages,
             "model": session.model.name,
             "recipe": session.model.card["recipe"],
             "scale": config.scale,

@@ -379,7 +379,8 @@ def test_a_session_outlives_its_socket_and_has_one_writer(url: str, runtime: Run
             assert other.errors[0]["code"] == "session_conflict"
     assert_nobody_streams(runtime)
     with streaming(url) as stream:
-        assert stream.start(session_id=session_id, lag_ms=300)["session_id"] == session_id
+        started = stream.start(session_id=session_id, lag_ms=300)
+        assert (started["session_id"], started["messages"]) == (session_id, 13)
         for frame in frames(features, range(13, 30)):
             stream.frame(**frame)
         assert_same_answer(stream.end(), ask_whole(url, features))

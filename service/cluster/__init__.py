@@ -1,0 +1,1 @@
+"""The service on several machines, as applications of Ray Serve. Needs the extra `cluster`."""

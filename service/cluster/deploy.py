@@ -1,0 +1,111 @@
+"""The applications, and how they are put on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation, RequestRouterConfig
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.cluster.gateway import Gateway
+from service.cluster.replica import STREAMS, Replica
+from service.settings import Settings, load_settings
+
+REPLICAS, GATEWAY = "serpentine-replicas", "serpentine"
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a deployment takes.
+
+    replicas  the least and the most; where they differ, their number goes by `scaling.wanted`
+    gateways  small processes that pass requests on
+    cpus, gpus  that Ray reserves for a replica
+    spread    at most one replica and one gateway a node
+    every_node_listens  else only the head does
+    """
+
+    replicas: tuple[int, int] = (1, 1)
+    gateways: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    spread: bool = False
+    every_node_listens: bool = True
+
+
+def deploy(given: Mapping[str, Any], shape: Shape, *, host: str, port: int, address: str | None = None) -> None:
+    """Put the service on the cluster at `address` (None: that of the environment, or one on this machine).
+
+    given: settings, the same for every replica. Returns once every replica is ready; then the proxies
+    listen on host:port. Raises SettingsError, ValueError, and what Ray raises.
+    """
+    settings = load_settings(given)
+    if settings.session_store is None and shape.replicas[1] > 1:
+        raise ValueError("several replicas share sessions through a store: set SERPENTINE_SESSION_STORE")
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False)
+    where = ProxyLocation.EveryNode if shape.every_node_listens else ProxyLocation.HeadOnly
+    serve.start(proxy_location=where, http_options=HTTPOptions(host=host, port=port))
+    serve.run(_replicas(settings, given, shape), name=REPLICAS, route_prefix=STREAMS)
+    serve.run(_gateway(settings, shape), name=GATEWAY, route_prefix="/")
+
+
+def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> serve.Application:
+    least, most = shape.replicas
+    scaling = AutoscalingConfig(
+        min_replicas=least,
+        max_replicas=most,
+        policy=AutoscalingPolicy(policy_function="service.cluster.scaling:wanted"),
+    )
+    inside = settings.slots + settings.max_waiting  # the replica's own admission refuses beyond
+    options: dict[str, Any] = {"autoscaling_config": scaling} if least < most else {"num_replicas": least}
+    if shape.spread:
+        options["max_replicas_per_node"] = 1
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name="Replica",
+        max_ongoing_requests=2 * inside,
+        max_queued_requests=inside,
+        graceful_shutdown_timeout_s=settings.drain_s,
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
+        ray_actor_options={"num_cpus": shape.cpus, "num_gpus": shape.gpus},
+        **options,
+    )
+    return deployment.bind(dict(given))
+
+
+def _gateway(settings: Settings, shape: Shape) -> serve.Application:
+    most, lease_s = settings.max_body_bytes, settings.session_lease_s
+
+    def build() -> ASGIApp:
+        gateway = Gateway(serve.get_deployment_handle("Replica", REPLICAS), most, lease_s)
+
+        async def call(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await _lifespan(receive, send)
+            else:
+                await gateway(scope, receive, send)
+
+        return call
+
+    options: dict[str, Any] = {"max_replicas_per_node": 1} if shape.spread else {}
+    deployment = serve.deployment(
+        serve.ingress(build)(),
+        name="Gateway",
+        num_replicas=shape.gateways,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0.1},
+        **options,
+    )
+    return deployment.bind()
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for event in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{event}.complete"})

@@ -1,0 +1,168 @@
+"""The gateway: which replica a request is for, and what a client sees of one that dies. Replicas are played."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, Self
+
+import httpx
+import pytest
+
+pytest.importorskip("ray", reason="Ray is not installed; the extra `cluster` has it")
+
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import BackPressureError
+
+from service.cluster.gateway import Gateway
+
+SESSION = "sess_" + "a" * 26
+Answer = Callable[[bool], list[Any]]
+
+
+class Replicas:
+    """A deployment's handle. `answers` say, call by call, what comes: messages, and errors to raise among them."""
+
+    def __init__(self, answers: Iterator[Answer]) -> None:
+        self.answers, self.calls, self.cancelled = answers, list[dict[str, Any]](), 0
+        self.session = ""
+
+    def options(self, *, stream: bool, session_id: str) -> Self:
+        assert stream
+        self.session = session_id
+        return self
+
+    @property
+    def handle(self) -> Self:
+        return self
+
+    def remote(self, scope: dict[str, Any], body: bytes, retried: bool) -> Playing:
+        self.calls.append({"session": self.session, "scope": scope, "body": body, "retried": retried})
+        return Playing(self, next(self.answers)(retried))
+
+
+class Playing:
+    """What a call gives."""
+
+    def __init__(self, replicas: Replicas, messages: list[Any]) -> None:
+        self.replicas, self.messages = replicas, messages
+
+    async def __aiter__(self) -> AsyncGenerator[Any, None]:
+        for message in self.messages:
+            if isinstance(message, Exception):
+                raise message
+            await asyncio.sleep(0)
+            yield message
+
+    def cancel(self) -> None:
+        self.replicas.cancelled += 1
+
+
+def answer(status: int, body: bytes = b"{}") -> list[Any]:
+    return [
+        {"type": "http.response.start", "status": status, "headers": []},
+        {"type": "http.response.body", "body": body, "more_body": False},
+    ]
+
+
+def ask(answers: list[list[Any]], path: str = "/predict", most: int = 1000, **request: Any) -> tuple[Any, Replicas]:
+    """The response to a request, and the replicas that were asked."""
+    replicas = Replicas(iter([lambda _, one=one: one for one in answers]))
+    gateway = Gateway(replicas, most, lease_s=0.6)  # type: ignore[arg-type]
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://test") as client:
+            return await client.post(path, **request)
+
+    return asyncio.run(send()), replicas
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "session"),
+    [
+        (f"/sessions/{SESSION}/steps", {}, SESSION),
+        ("/generate", {"json": {"prompt": "a", "session_id": SESSION}}, SESSION),
+        ("/predict", {"headers": {"X-Session-Id": "mine"}}, "mine"),
+        ("/predict", {"headers": {"X-Request-Id": "req_1"}}, "req_1"),
+    ],
+)
+def test_requests_about_a_session_go_by_it(path: str, request_: dict[str, Any], session: str) -> None:
+    response, replicas = ask([answer(200)], path, **request_)
+    assert response.status_code == 200
+    assert replicas.calls[0]["session"] == session
+
+
+def test_a_request_of_no_session_goes_anywhere_under_an_id_of_its_own() -> None:
+    sessions = {ask([answer(200)])[1].calls[0]["session"] for _ in range(2)}
+    assert len(sessions) == 2
+    assert all(session.startswith("pred_") for session in sessions)
+
+
+def test_what_a_dead_replica_did_not_answer_is_sent_again_under_the_same_id() -> None:
+    response, replicas = ask([[ActorDiedError()], answer(200, b"yes")], content=b"body")
+    assert (response.status_code, response.content) == (200, b"yes")
+    first, second = replicas.calls
+    assert (first["retried"], second["retried"]) == (False, True)
+    assert first["scope"] == second["scope"]
+    assert first["body"] == second["body"] == b"body"
+
+
+def test_twice_is_enough() -> None:
+    response, replicas = ask([[ActorDiedError()], [ActorDiedError()], answer(200)])
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+    assert int(response.headers["Retry-After"]) >= 1
+    assert len(replicas.calls) == 2
+
+
+def test_an_answer_that_breaks_off_is_not_begun_again() -> None:
+    with pytest.raises(ActorDiedError):
+        ask([[answer(200)[0], ActorDiedError()], answer(200)])
+
+
+def test_a_dead_replicas_lease_is_waited_for_but_not_for_ever() -> None:
+    response, replicas = ask([[ActorDiedError()], answer(409), answer(409), answer(200)])
+    assert (response.status_code, len(replicas.calls)) == (200, 4)
+    response, _ = ask([[ActorDiedError()], *[answer(409)] * 100])
+    assert response.status_code == 409
+
+
+def test_a_conflict_without_a_death_is_the_clients() -> None:
+    response, replicas = ask([answer(409), answer(200)])
+    assert (response.status_code, len(replicas.calls)) == (409, 1)
+
+
+def test_full_replicas_are_said_to_be() -> None:
+    response, _ = ask([[BackPressureError(num_queued_requests=5, max_queued_requests=5)]])
+    assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+
+
+def test_a_body_over_the_limit_reaches_no_replica() -> None:
+    response, replicas = ask([answer(200)], most=10, content=b"0123456789a")
+    assert (response.status_code, response.json()["code"]) == (413, "too_large")
+    assert replicas.calls == []
+
+
+def test_a_client_that_goes_away_cancels_its_request() -> None:
+    replicas = Replicas(
+        iter([lambda _: [answer(200)[0], *[{"type": "http.response.body", "more_body": True}] * 10**6]])
+    )
+    gateway = Gateway(replicas, 10, lease_s=1.0)  # type: ignore[arg-type]
+    told, sent = [{"type": "http.request", "body": b"", "more_body": False}], 0
+    enough = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if told:
+            return told.pop()
+        await enough.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        nonlocal sent
+        sent += 1
+        if sent == 3:
+            enough.set()
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(asyncio.wait_for(gateway(scope, receive, send), 60))
+    assert replicas.cancelled == 1
+    assert 3 <= sent < 1000
