@@ -138,7 +138,7 @@ async def test_ids_differ(client: httpx.AsyncClient) -> None:
     assert len(ids) == 3
 
 
-@pytest.mark.parametrize(("header", "field"), [("80", None), (None, 80), ("80", 30_000), ("30000", 80)])
+@pytest.mark.parametrize(("header", "field"), [("400", None), (None, 400), ("400", 30_000), ("30000", 400)])
 async def test_a_deadline_that_passes_is_504_and_cancels(
     client: httpx.AsyncClient, held: Held, header: str | None, field: int | None
 ) -> None:
@@ -149,7 +149,7 @@ async def test_a_deadline_that_passes_is_504_and_cancels(
     assert response.status_code == 504
     assert response.json()["code"] == "deadline_exceeded"
     assert [future.cancelled() for future in held.futures] == [True]
-    assert 0 < held.seconds[0] <= 0.08
+    assert 0 < held.seconds[0] <= 0.4
 
 
 async def test_the_default_deadline_and_the_largest(

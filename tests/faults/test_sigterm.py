@@ -123,6 +123,7 @@ def test_what_runs_ends_and_streams_go_on_elsewhere(processes: tuple[Process, Pr
     for talker in talkers:
         talker.join(60)
         assert (talker.code, talker.told["code"]) == (1012, "draining")
+        assert talker.told["message"] < 400  # in the middle of what was sent without a pause
     whole = httpx.post(
         f"{other.url}/predict", json={"features": {n: rows.tolist() for n, rows in FEATURES.items()}}, timeout=60
     ).json()
