@@ -26,8 +26,8 @@ FLAGS = ("fma", "avx2", "avx512", "avx_vnni", "amx")  # of the processor's, thos
 class Bench:
     """What a work needs to know of the run: the machine's rates, and the length of one comparison.
 
-    budget_s is what it may take; a slow one takes `least` rounds all the same, and one only where time.perf_counter()
-    is past `hurry`.
+    budget_s is what it may take; a slow one takes `least` rounds all the same. Where time.perf_counter() is past
+    `hurry`, it may take a quarter of that, and a slow one takes one round.
     """
 
     rates: Rates
@@ -38,7 +38,7 @@ class Bench:
     def compare(self, rivals: Mapping[str, Callable[[], object]]) -> dict[str, Timing]:
         """Time rivals that have run before, in turn."""
         if time.perf_counter() > self.hurry:
-            return interleaved(rivals, budget_s=0.0, least=1)
+            return interleaved(rivals, budget_s=self.budget_s / 4, least=1)
         return interleaved(rivals, budget_s=self.budget_s, least=self.least)
 
 

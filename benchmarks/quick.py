@@ -19,7 +19,7 @@ from benchmarks.floors import measure_rates
 from benchmarks.pinning import pin
 from benchmarks.works import coupled_scan, decode, predict_engine
 
-RATES_S, COMPARISON_S, HURRY_S = 2.0, 2.0, 25.0  # of the rates, of a comparison, and when each takes one round only
+RATES_S, COMPARISON_S, HURRY_S = 2.0, 2.0, 25.0  # of the rates, of a comparison, and when each takes a quarter of that
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ def test_it_prints_the_core_rows_and_nothing_else(capsys: pytest.CaptureFixture[
         assert row["floor_fraction"] > 0
 
 
-def test_late_comparisons_take_one_round() -> None:
+def test_late_comparisons_that_are_slow_take_one_round() -> None:
     calls: list[int] = []
     rates = Rates(1.0, 1.0, 1.0, 1.0)
     for hurry in (time.perf_counter() - 1, time.perf_counter() + 60):
