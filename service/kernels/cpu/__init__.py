@@ -24,14 +24,20 @@ def ready(op: str, **tensors: Tensor) -> list[Tensor]:
     for name, tensor in tensors.items():
         if not tensor.is_cpu:
             raise ValueError(f"{op}: {name} is on {tensor.device}, expected cpu")
-    return [tensor.to(torch.float32).contiguous() for tensor in tensors.values()]
+    return [_plain(tensor) for tensor in tensors.values()]
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():  # two calls that change nothing cost more than looking
+        return tensor
+    return tensor.to(torch.float32).contiguous()
 
 
 def pool_stride(op: str, name: str, pool: Tensor, dtype: torch.dtype) -> int:
     """Elements from row to row of a pool, which is written in place. Raises ValueError where its rows are not whole."""
     if pool.dtype != dtype or not pool.is_cpu:
         raise ValueError(f"{op}: {name} is {pool.dtype} on {pool.device}, expected {dtype} on cpu")
-    if pool.shape[0] and not pool[0].is_contiguous():
+    if pool.shape[0] and not (pool.is_contiguous() or pool[0].is_contiguous()):
         raise ValueError(f"{op}: a row of {name} must be contiguous, got strides {list(pool.stride())}")
     return pool.stride(0)
 
