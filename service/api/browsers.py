@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -29,6 +28,7 @@ HEADERS = {
 }
 """Unless a route says otherwise. TLS ends before the service, and so does the header that insists on it."""
 
+_RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _READ = ["authorization", "content-type", "x-api-key", "x-deadline-ms", "x-priority", "x-request-id"]
 _SHOWN = ["retry-after", "x-request-id"]
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -45,9 +45,8 @@ class HeadersMiddleware:
 
         async def send_on(message: Message) -> None:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
+                said = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *((name, value) for name, value in _RAW if name not in said)]
             await send(message)
 
         await self.app(scope, receive, send_on)

@@ -34,8 +34,6 @@ def generate_router(edge: Edge) -> APIRouter:
         edge.gate.admit()
         caller, settings = Caller.of(request), edge.runtime.settings
         budget_ms = header_deadline_ms(request, settings)
-        end = deadline_of(caller.arrived, budget_ms, None, settings)
-        edge.runtime.check_room(GenerativeModel.task, end, caller.owner.key)
         call = await until(last_moment(caller.arrived, budget_ms, settings), _read(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.body.deadline_ms, settings)
         origin = await until(deadline, origin_of(edge, call.body, caller))

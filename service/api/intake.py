@@ -1,20 +1,27 @@
-"""Bodies on their way in: bounded all together, and given up when they stop coming."""
+"""What comes in: refused first where it could not be answered in time; bodies bounded all together, and given up."""
 
 from __future__ import annotations
 
 import asyncio
 
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import Caller, Edge
 from service.api.problems import count, problem_response
+from service.api.waiting import deadline_of, header_deadline_ms
 from service.engine.admission import Load, Ticket
-from service.errors import Overloaded, RequestTimeout
+from service.errors import InvalidInput, Overloaded, RequestTimeout
+from service.served import GenerativeModel, ServedModel
+
+TASKS = {"/predict": ServedModel.task, "/generate": GenerativeModel.task}
 
 
 class IntakeMiddleware:
     """Counts a request's body in from its first byte until the request is answered.
 
+    Work that no model could answer by its deadline goes no further: an overloaded service spends least on what it
+    refuses, and routes cost more than that. X-Deadline-Ms is looked at, a deadline in the body later, by the route.
     A body that says that it is longer than there is room for is refused before any of it is read. What it says is not
     counted, only what came: otherwise one who says much and sends nothing would keep others out.
     """
@@ -29,6 +36,8 @@ class IntakeMiddleware:
             return
         caller, admission = Caller.of(scope), self.edge.runtime.admission
         try:
+            if scope["path"] in TASKS and scope["method"] == "POST":
+                self._check_room(scope, caller)
             admission.check(Load(bytes=self._declared(scope)), caller.owner.key)
             ticket = admission.enter(Load(), caller.owner.key)
         except Overloaded as error:
@@ -39,6 +48,16 @@ class IntakeMiddleware:
             await self.app(scope, _Counting(receive, ticket, self.edge.runtime.settings.body_idle_s), send)
         finally:
             ticket.leave()
+
+    def _check_room(self, scope: Scope, caller: Caller) -> None:
+        """Raises Overloaded."""
+        runtime = self.edge.runtime
+        try:
+            budget_ms = header_deadline_ms(HTTPConnection(scope), runtime.settings)
+        except InvalidInput:
+            return  # the route says what is wrong with it
+        end = deadline_of(caller.arrived, budget_ms, None, runtime.settings)
+        runtime.check_room(TASKS[scope["path"]], end, caller.owner.key)
 
     def _declared(self, scope: Scope) -> int:
         """Bytes that the head says will come; what is over the limit of one body is refused by its route."""

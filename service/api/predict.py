@@ -46,8 +46,6 @@ def predict_router(edge: Edge) -> APIRouter:
         caller = Caller.of(request)
         settings = edge.runtime.settings
         budget_ms = header_deadline_ms(request, settings)
-        end = deadline_of(caller.arrived, budget_ms, None, settings)
-        edge.runtime.check_room(ServedModel.task, end, caller.owner.key)
         call = await until(last_moment(caller.arrived, budget_ms, settings), read_clip(edge, request))
         deadline = deadline_of(caller.arrived, budget_ms, call.options.deadline_ms, settings)
         answer = await unless_gone(request, answer_clip(edge, call, deadline, caller.id, caller.owner))

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from service.errors import DeadlineExceeded, InvalidInput
 from service.settings import Settings
@@ -17,7 +17,7 @@ from service.settings import Settings
 T = TypeVar("T")
 
 
-def header_deadline_ms(request: Request, settings: Settings) -> int | None:
+def header_deadline_ms(request: HTTPConnection, settings: Settings) -> int | None:
     """X-Deadline-Ms, checked. Raises InvalidInput."""
     value = request.headers.get("x-deadline-ms")
     if value is None:

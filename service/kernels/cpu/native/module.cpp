@@ -193,6 +193,7 @@ void bind_coupled(nb::module_& m) {
 }  // namespace serpentine
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // what the interpreter still holds at its end is no leak of ours
     m.def("instruction_sets", &serpentine::instruction_sets);
     serpentine::bind_ops(m);
     serpentine::bind_mixture(m);
