@@ -86,14 +86,15 @@ soak-stream: .venv/.installed
 	$(BIN)/python -m load_tests.stream_hour --steps 1000000
 
 # Containers. Docker, or for root its package without a running daemon, builds them; without a registry, mmdebstrap the base.
-IMAGE ?= serpentine:cpu
+TARGET ?= cpu
+IMAGE ?= serpentine:$(TARGET)
 ENGINE := PYTHON=$(abspath $(BIN))/python docker/engine.sh
 image: .venv/.installed
-	$(ENGINE) docker/build.sh cpu $(IMAGE)
+	$(ENGINE) docker/build.sh $(TARGET) $(IMAGE)
 
 image-test: .venv/.installed
 	tests/deploy/tools.sh
-	$(ENGINE) sh -c 'docker/build.sh cpu $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/python -m pytest -s docker'
+	$(ENGINE) sh -c 'docker/build.sh $(TARGET) $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/python -m pytest -s docker'
 
 # Two nodes of Ray on this machine, of which one is killed under load.
 cluster-test: .venv/.installed
