@@ -27,7 +27,7 @@ from load_tests.ledger import Call, write
 from load_tests.payloads import Post
 from load_tests.streams import FRAMES_HZ, play
 
-TIMEOUT_S = 60.0
+TIMEOUT_S, IDLE_S = 60.0, 3.0
 BODIES = 8  # of a kind, so that not every request is the same one
 
 
@@ -68,7 +68,7 @@ class Clients:
     def __init__(self, plan: Plan) -> None:
         where = urlsplit(plan.url)
         self.plan, self.host, self.port = plan, where.hostname, where.port
-        self.idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
+        self.idle: deque[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = deque()
         self.calls: list[Call] = []
         self.late_s: list[float] = []
         self.random = random.Random(plan.seed)
@@ -96,7 +96,7 @@ class Clients:
         message = head.encode() + b"\r\n" + post.body
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                reader, writer = self.idle.pop() if self.idle else await self._connect()
+                reader, writer = await self._connection()
                 sent = time.perf_counter()
                 self.late_s.append(sent - due)
                 if leave is not None:
@@ -115,7 +115,7 @@ class Clients:
             if b"connection: close" in headers:
                 writer.close()
             else:
-                self.idle.append((reader, writer))
+                self.idle.append((time.perf_counter(), reader, writer))
         except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError) as error:
             call.fault = repr(error)
         return call.status
@@ -145,12 +145,20 @@ class Clients:
         await writer.drain()
         writer.transport.abort()
 
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """One that is open, or a new one: the service closes what is idle for five seconds."""
+        if self.idle:
+            since, reader, writer = self.idle.pop()
+            if time.perf_counter() - since < IDLE_S:
+                return reader, writer
+            writer.close()
+            self.close()  # the others are idle for longer
+            self.idle.clear()
         return await asyncio.open_connection(self.host, self.port)
 
     def close(self) -> None:
         """The connections that are idle."""
-        for _, writer in self.idle:
+        for _, _, writer in self.idle:
             writer.close()
 
     async def closed(self) -> None:

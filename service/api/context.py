@@ -27,6 +27,8 @@ M = TypeVar("M", ServedModel, GenerativeModel)
 SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
+ENDPOINT = "serpentine.endpoint"
+"""Of the scope: the path of what was refused before it was routed."""
 RETRIED = "serpentine.retried"
 """An extension of the scope, which a client cannot set."""
 _PREFIXES = {"/predict/stream": "sess", "/predict": "pred", "/generate": "gen"}

@@ -7,7 +7,7 @@ import asyncio
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import Caller, Edge
+from service.api.context import ENDPOINT, Caller, Edge
 from service.api.problems import count, problem_response
 from service.api.waiting import deadline_of, header_deadline_ms
 from service.engine.admission import Load, Ticket
@@ -37,6 +37,7 @@ class IntakeMiddleware:
         caller, admission = Caller.of(scope), self.edge.runtime.admission
         try:
             if scope["path"] in TASKS and scope["method"] == "POST":
+                scope[ENDPOINT] = scope["path"]
                 self._check_room(scope, caller)
             admission.check(Load(bytes=self._declared(scope)), caller.owner.key)
             ticket = admission.enter(Load(), caller.owner.key)

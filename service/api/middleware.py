@@ -9,7 +9,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import Caller, Edge
+from service.api.context import ENDPOINT, Caller, Edge
 from service.api.problems import CLIENT_GONE, count, problem_response, unexpected
 from service.logs import request_id
 from service.tracing import Served
@@ -93,7 +93,7 @@ class RequestMiddleware:
 
 
 def _route(scope: Scope) -> str:
-    path: str = getattr(scope.get("route"), "path", "unmatched")
+    path: str = getattr(scope.get("route"), "path", None) or scope.get(ENDPOINT, "unmatched")
     return path
 
 
