@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from typing import Any
 
 from service.features.extras import MissingExtra
+
+MOST_PORT = 65535
 
 
 def add_cluster_options(parser: ArgumentParser) -> None:
@@ -24,12 +27,6 @@ def add_cluster_options(parser: ArgumentParser) -> None:
 
 def deploy_to_cluster(arguments: Namespace, given: Mapping[str, Any]) -> int:
     """Deploy -> the exit status. Raises ValueError, ConnectionError, MissingExtra."""
-    try:
-        from service.cluster.deploy import Shape, deploy
-    except ModuleNotFoundError as error:
-        if error.name not in ("ray", "ray.serve"):
-            raise
-        raise MissingExtra("a cluster needs ray, which is not installed: pip install 'serpentine[cluster]'") from None
     least, _, most = arguments.replicas.partition(":")
     try:
         replicas = int(least), int(most or least)
@@ -37,6 +34,16 @@ def deploy_to_cluster(arguments: Namespace, given: Mapping[str, Any]) -> int:
         raise ValueError(f"--replicas: N or N:MOST is expected, not {arguments.replicas!r}") from None
     if not 1 <= replicas[0] <= replicas[1]:
         raise ValueError(f"--replicas: at least one, and the least first, is expected, not {arguments.replicas!r}")
+    limits = {"port": (1, MOST_PORT), "gateways": (1, math.inf), "cpus": (0, math.inf), "gpus": (0, math.inf)}
+    for name, (low, high) in limits.items():
+        if not low <= (value := getattr(arguments, name)) <= high:
+            raise ValueError(f"--{name}: {low} to {high} is expected, not {value}")
+    try:
+        from service.cluster.deploy import Shape, deploy
+    except ModuleNotFoundError as error:
+        if error.name not in ("ray", "ray.serve"):
+            raise
+        raise MissingExtra("a cluster needs ray, which is not installed: pip install 'serpentine[cluster]'") from None
     shape = Shape(replicas, arguments.gateways, arguments.cpus, arguments.gpus, arguments.spread)
     settings = {name: value for name, value in given.items() if value is not None and name not in ("host", "port")}
     deploy(settings, shape, host=arguments.host, port=arguments.port, address=arguments.address)

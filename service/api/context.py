@@ -98,7 +98,7 @@ class Caller:
     def enter(cls, scope: Scope) -> Caller:
         """Name the request that has just arrived: by the client's X-Request-Id if that is sane, or anew."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        id = given if _SANE_ID.fullmatch(given) else make_id(scope["path"])
+        id = given if is_sane_id(given) else make_id(scope["path"])
         caller = cls(id, time.monotonic(), retried=RETRIED in scope.get("extensions", {}))
         scope[_SCOPE_KEY] = caller
         return caller
@@ -112,6 +112,11 @@ class Caller:
     def belongs_to(self, scope: Scope, owner: Owner, usage: Usage | None) -> None:
         """Say on whose behalf the request runs."""
         scope[_SCOPE_KEY] = replace(self, owner=owner, usage=usage)
+
+
+def is_sane_id(given: str) -> bool:
+    """Whether a client's request id is one that logs and headers can carry."""
+    return _SANE_ID.fullmatch(given) is not None
 
 
 def make_id(path: str) -> str:

@@ -80,10 +80,8 @@ def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> ser
 
 
 def _gateway(settings: Settings, shape: Shape) -> serve.Application:
-    most, lease_s = settings.max_body_bytes, settings.session_lease_s
-
     def build() -> ASGIApp:
-        gateway = Gateway(serve.get_deployment_handle("Replica", REPLICAS), most, lease_s)
+        gateway = Gateway(serve.get_deployment_handle("Replica", REPLICAS), settings)
 
         async def call(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] == "lifespan":

@@ -20,10 +20,11 @@ from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api.context import make_id
+from service.api.context import is_sane_id, make_id
 from service.api.problems import problem_response
 from service.cluster.exposition import merged
-from service.errors import Overloaded, ServiceError, TooLarge
+from service.errors import Overloaded, RequestTimeout, ServiceError, TooLarge
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SESSION_HEADER = b"x-session-id"
+POLICY = 1008
 METRICS_S = 5.0
 AGAIN_S = 0.25  # between two looks whether a dead replica's lease has ended
 _PATH = re.compile(r"/sessions/(sess_[a-z2-7]{26})(?:/|$)")
@@ -40,25 +42,55 @@ _LOST = (RayActorError, DeploymentUnavailableError, RayServeException)
 
 
 class Gateway:
-    """An ASGI application over a deployment of replicas. lease_s: the replicas' `session_lease_s`."""
+    """An ASGI application over a deployment of replicas, bound by the replicas' settings.
 
-    def __init__(self, replicas: DeploymentHandle, max_body_bytes: int, lease_s: float) -> None:
-        self.replicas, self.max_body_bytes, self.lease_s = replicas, max_body_bytes, lease_s
+    held_bytes  of bodies that are read or wait for their answers, at most `max_inside_bytes`
+    """
+
+    def __init__(self, replicas: DeploymentHandle, settings: Settings) -> None:
+        self.replicas, self.settings = replicas, settings
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        if scope["type"] != "http":
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": POLICY})  # no socket lives here: HTTP 403
             return
         if scope["path"] == "/metrics":
             await self._metrics(send)
             return
         scope = _carried(scope)
+        body = bytearray()
         try:
-            body = await _read(receive, self.max_body_bytes)
-            if body is not None:
-                await self._pass_on(scope, body, receive, send)
+            if await self._read(receive, body):
+                await self._pass_on(scope, bytes(body), receive, send)
         except ServiceError as error:
-            await problem_response(error, _request_id(scope))(scope, receive, send)
+            response = problem_response(error, _request_id(scope))
+            response.headers["X-Request-Id"] = _request_id(scope)
+            await response(scope, receive, send)
+        finally:
+            self.held_bytes -= len(body)
+
+    async def _read(self, receive: Receive, body: bytearray) -> bool:
+        """Read the body to its end -> False where its client went away. Raises TooLarge, Overloaded, RequestTimeout."""
+        most, room, idle_s = self.settings.max_body_bytes, self.settings.max_inside_bytes, self.settings.body_idle_s
+        while True:
+            try:
+                async with asyncio.timeout(idle_s):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout(f"nothing of the body came for {idle_s:g} s") from None
+            if message["type"] == "http.disconnect":
+                return False
+            part = message.get("body", b"")
+            body += part
+            self.held_bytes += len(part)
+            if len(body) > most:
+                raise TooLarge(f"the body is over {most} bytes, the most that is read")
+            if self.held_bytes > room:
+                raise Overloaded(f"bodies of {room} bytes are being answered, the most at a time", retry_after_s=1.0)
+            if not message.get("more_body"):
+                return True
 
     async def _pass_on(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -93,7 +125,7 @@ class Gateway:
                 if retried:
                     raise Overloaded("the replicas are being replaced; try again", retry_after_s=1.0) from error
                 log.warning("a replica was lost; its request is sent again", extra={"request_id": _request_id(scope)})
-                retried, give_up = True, time.monotonic() + self.lease_s + 1.0
+                retried, give_up = True, time.monotonic() + self.settings.session_lease_s + 1.0
             await asyncio.sleep(AGAIN_S)
 
     async def _messages(self, scope: Scope, body: bytes, session: str, retried: bool) -> AsyncGenerator[Message, None]:
@@ -127,29 +159,14 @@ def _session(scope: Scope, body: bytes) -> str:
 
 def _carried(scope: Scope) -> dict[str, Any]:
     """What of a scope is sent to a replica; with a request id, which stays if it is sent again."""
-    headers = [(bytes(name), bytes(value)) for name, value in scope["headers"]]
-    if not any(name == b"x-request-id" for name, _ in headers):
-        headers.append((b"x-request-id", make_id(scope["path"]).encode()))
+    headers = [(bytes(name), bytes(value)) for name, value in scope["headers"] if name != b"x-request-id"]
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+    headers.append((b"x-request-id", (given if is_sane_id(given) else make_id(scope["path"])).encode()))
     return {"headers": headers, "root_path": ""} | {name: scope[name] for name in _CARRIED if name in scope}
 
 
 def _request_id(scope: Scope) -> str:
     return str(dict(scope["headers"])[b"x-request-id"].decode("latin-1"))
-
-
-async def _read(receive: Receive, most: int) -> bytes | None:
-    """The body; None where its client went away. Raises TooLarge."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise TooLarge(f"the body is over {most} bytes, the most that is read")
-        if not message.get("more_body"):
-            return b"".join(parts)
 
 
 async def _disconnected(receive: Receive) -> None:

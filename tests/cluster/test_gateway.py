@@ -15,6 +15,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from service.cluster.gateway import Gateway
+from service.settings import Settings
 
 SESSION = "sess_" + "a" * 26
 Answer = Callable[[bool], list[Any]]
@@ -65,10 +66,16 @@ def answer(status: int, body: bytes = b"{}") -> list[Any]:
     ]
 
 
-def ask(answers: list[list[Any]], path: str = "/predict", most: int = 1000, **request: Any) -> tuple[Any, Replicas]:
+def ask(
+    answers: list[list[Any]],
+    path: str = "/predict",
+    most: int = 2000,
+    settings: dict[str, Any] | None = None,
+    **request: Any,
+) -> tuple[Any, Replicas]:
     """The response to a request, and the replicas that were asked."""
     replicas = Replicas(iter([lambda _, one=one: one for one in answers]))
-    gateway = Gateway(replicas, most, lease_s=0.6)  # type: ignore[arg-type]
+    gateway = Gateway(replicas, Settings(max_body_bytes=2000, session_lease_s=0.6))  # type: ignore[arg-type]
 
     async def send() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://test") as client:
@@ -137,7 +144,7 @@ def test_full_replicas_are_said_to_be() -> None:
 
 
 def test_a_body_over_the_limit_reaches_no_replica() -> None:
-    response, replicas = ask([answer(200)], most=10, content=b"0123456789a")
+    response, replicas = ask([answer(200)], content=b"0" * 2001)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
     assert replicas.calls == []
 
@@ -146,7 +153,7 @@ def test_a_client_that_goes_away_cancels_its_request() -> None:
     replicas = Replicas(
         iter([lambda _: [answer(200)[0], *[{"type": "http.response.body", "more_body": True}] * 10**6]])
     )
-    gateway = Gateway(replicas, 10, lease_s=1.0)  # type: ignore[arg-type]
+    gateway = Gateway(replicas, Settings())  # type: ignore[arg-type]
     told, sent = [{"type": "http.request", "body": b"", "more_body": False}], 0
     enough = asyncio.Event()
 
@@ -166,3 +173,49 @@ def test_a_client_that_goes_away_cancels_its_request() -> None:
     asyncio.run(asyncio.wait_for(gateway(scope, receive, send), 60))
     assert replicas.cancelled == 1
     assert 3 <= sent < 1000
+
+
+def test_bodies_together_are_bounded_and_given_back() -> None:
+    gateway = Gateway(Replicas(iter(())), Settings(max_inside_bytes=2000, max_body_bytes=2000))  # type: ignore[arg-type]
+    gateway.held_bytes = 1500
+
+    async def send() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(gateway), base_url="http://test") as client:
+            return await client.post("/predict", content=b"0" * 501)
+
+    response = asyncio.run(send())
+    assert (response.status_code, response.json()["code"], gateway.held_bytes) == (503, "overloaded", 1500)
+
+
+def test_a_body_that_stops_coming_is_given_up() -> None:
+    gateway = Gateway(Replicas(iter(())), Settings(body_idle_s=0.05))  # type: ignore[arg-type]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        if not sent and gateway.held_bytes == 0:
+            return {"type": "http.request", "body": b"half", "more_body": True}
+        return await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+    asyncio.run(asyncio.wait_for(gateway(scope, receive, send), 60))
+    assert sent[0]["status"] == 408
+    assert gateway.held_bytes == 0
+
+
+@pytest.mark.parametrize("given", ["two words", "x" * 129, "\x7f"])
+def test_a_request_id_that_logs_cannot_carry_is_replaced(given: str) -> None:
+    _, replicas = ask([answer(200)], headers={"X-Request-Id": given.encode()})
+    assert dict(replicas.calls[0]["scope"]["headers"])[b"x-request-id"].startswith(b"pred_")
+
+
+def test_no_socket_lives_here() -> None:
+    gateway, sent = Gateway(Replicas(iter(())), Settings()), list[Any]()  # type: ignore[arg-type]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(gateway({"type": "websocket", "path": "/else", "headers": []}, asyncio.Future, send))
+    assert [message["type"] for message in sent] == ["websocket.close"]

@@ -1,0 +1,24 @@
+"""`serpentine cluster`: what does not fit is told in a line, before a cluster is looked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.cli import main
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--replicas", "0"], "--replicas: at least one"),
+        (["--replicas", "3:2"], "--replicas: at least one, and the least first"),
+        (["--replicas", "two"], "--replicas: N or N:MOST is expected, not 'two'"),
+        (["--port", "70000"], "--port: 1 to 65535 is expected, not 70000"),
+        (["--gateways", "0"], "--gateways: 1 to inf is expected, not 0"),
+        (["--cpus", "-1"], "--cpus: 0 to inf is expected, not -1.0"),
+        (["--gpus", "nan"], "--gpus: 0 to inf is expected, not nan"),
+    ],
+)
+def test_wrong_options_end_with_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster", "deploy", *words]) == 2
+    assert told in capsys.readouterr().err
