@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from fastapi import FastAPI
 from safetensors.numpy import load, save
+from starlette.types import Receive, Scope, Send
 
 from service.api.app import create_app
+from service.api.context import RETRIED
 from service.api.session_schemas import ReadOut, SessionOut
 from service.runtime import Runtime
 from tests.api.bodies import JSON
@@ -156,6 +158,31 @@ async def test_a_session_in_use_is_a_conflict_and_a_request_that_fails_changes_n
     ).status_code != 200:
         assert time.monotonic() < give_up  # the lease ends with the request that failed
     assert (await client.get(f"/sessions/{id}"))["version"] == 1
+
+
+@pytest.mark.parametrize("kind", ["steps", "generation"])
+async def test_a_request_that_was_sent_again_is_not_read_in_twice(app: FastAPI, client: Client, kind: str) -> None:
+    async def again(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope | {"extensions": {RETRIED: {}}}, receive, send)
+
+    id = await client.create(model="trio")
+    path, body = f"/sessions/{id}/steps", {"prompt": PROMPT}
+    if kind == "generation":
+        path, body = "/generate", {"prompt": PROMPT, "session_id": id, **ASKED}
+    first = JSON | {"X-Request-Id": f"first-{kind}"}
+    assert (await client.http.post(path, json=body, headers=first)).status_code == 200
+    once = await client.get(f"/sessions/{id}")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(again), base_url="http://service") as gateway:
+        refused = await gateway.post(path, json=body, headers=first)
+        assert (refused.status_code, refused.json()["code"]) == (409, "session_conflict"), refused.text
+        assert "version 1" in refused.json()["detail"]
+        assert (await client.get(f"/sessions/{id}"))["steps"] == once["steps"]
+        other = await gateway.post(path, json=body, headers=JSON | {"X-Request-Id": f"other-{kind}"})
+        assert other.status_code == 200, other.text
+    # A client's own second request of one id was not lost on the way: it is a second one.
+    same = JSON | {"X-Request-Id": f"other-{kind}"}
+    assert (await client.http.post(path, json=body, headers=same)).status_code == 200
+    assert (await client.get(f"/sessions/{id}"))["version"] == 3
 
 
 async def test_what_is_deleted_is_gone(client: Client) -> None:
