@@ -9,5 +9,5 @@ RUN apt-get update \
     && install -d -o nobody -g nogroup /prometheus
 # Both images run what their command begins with, Prometheus's flags alone too.
 COPY stand-in /usr/local/bin/
-USER nobody
+USER 65534:65534
 ENTRYPOINT ["stand-in"]
