@@ -1,8 +1,9 @@
-"""A running service over the tiny checkpoint, and a client that speaks to it in-process."""
+"""A running service over the tiny checkpoint, and clients that speak to it in-process and over sockets."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+import socket
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,8 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.doubles import Held
+from tests.api.serving import serving
+from tests.api.streaming import Streaming, assert_nobody_streams, streaming
 from tests.trio import build_trio
 
 
@@ -34,6 +37,37 @@ def runtime(tiny_checkpoint: Path) -> Generator[Runtime, None, None]:
     runtime = Runtime.start(settings, Metrics())
     yield runtime
     runtime.close(0)
+
+
+@pytest.fixture(scope="module")
+def url(runtime: Runtime) -> Generator[str, None, None]:
+    """The address of a server over the `runtime` of a module that has its own, which is closed at the end."""
+    with serving(runtime) as address:
+        yield address
+
+
+@pytest.fixture
+def stream(url: str, runtime: Runtime) -> Generator[Streaming, None, None]:
+    """A live session's socket; after it nothing of it is left."""
+    with streaming(url) as stream:
+        yield stream
+    assert_nobody_streams(runtime)
+
+
+@pytest.fixture
+def send(url: str) -> Generator[Callable[[bytes], socket.socket], None, None]:
+    """Opens a connection and sends bytes as they stand."""
+    opened = []
+
+    def start(data: bytes) -> socket.socket:
+        host, port = url.removeprefix("http://").split(":")
+        opened.append(socket.create_connection((host, int(port)), timeout=30))
+        opened[-1].sendall(data)
+        return opened[-1]
+
+    yield start
+    for connection in opened:
+        connection.close()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A client of WS /predict/stream, and the state of a service that nobody streams to."""
+"""A client of WS /predict/stream, a service for it, and what holds of its answers and when nobody streams."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import json
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import pytest
 from safetensors.numpy import save
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
+from service.metrics import Metrics
 from service.runtime import Runtime
+from service.settings import Settings
+from tests.api.bodies import as_json
+
+LIMITS: dict[str, Any] = {"slots": 4, "threads": 1, "max_streams": 3, "max_message_bytes": 100_000}
+
+
+def live_runtime(folder: Path, **settings: Any) -> Runtime:
+    """A runtime with small limits, over one checkpoint; whoever serves it closes it."""
+    return Runtime.start(Settings(models=(folder,), **(LIMITS | settings)), Metrics())
 
 
 class Streaming:
@@ -54,8 +68,6 @@ class Streaming:
 
     def closed(self) -> int:
         """Read whatever else comes -> the code that the socket was closed with."""
-        from websockets.exceptions import ConnectionClosed
-
         try:
             while True:
                 message = json.loads(self.socket.recv(60))
@@ -79,6 +91,23 @@ def listed(value: Any) -> Any:
     if value.dtype == np.int16:
         return {"pcm": base64.b64encode(value.astype("<i2").tobytes()).decode()}
     return value.tolist()
+
+
+def ask_whole(url: str, features: dict[str, Any]) -> dict[str, Any]:
+    """What /predict answers to the features of a whole clip."""
+    answer: dict[str, Any] = httpx.post(f"{url}/predict", timeout=60, **as_json(features)).json()
+    return answer
+
+
+def assert_same_answer(ended: dict[str, Any], whole: dict[str, Any]) -> None:
+    """A stream's end says what /predict does of the whole, but for its explanations."""
+    for name in ("sentiment", "confidence"):
+        assert ended[name] == pytest.approx(whole[name], abs=1e-5)
+    assert ended["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-5)
+    assert (ended["label"], ended["abstained"], ended["usage"]) == (whole["label"], whole["abstained"], whole["usage"])
+    assert (ended["interval"] is None) == (whole["interval"] is None)
+    steps = {name: reading and {"steps": reading["steps"]} for name, reading in whole["modalities"].items()}
+    assert ended["modalities"] == steps
 
 
 def assert_nobody_streams(runtime: Runtime) -> None:

@@ -26,7 +26,6 @@ from service.models.generative_checkpoint import load_generative
 from service.runtime import Runtime
 from tests.api.doubles import eventually
 from tests.api.generation import MOST, PROMPT, mixed_seed, picture_size, running, used_slots
-from tests.api.serving import serving
 from tests.trio import TRIO, build_trio
 
 pytestmark = pytest.mark.anyio
@@ -39,12 +38,6 @@ def runtime(trio_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     bare = build_trio(tmp_path_factory.mktemp("stream") / "bare", name="bare", bare=True)
     with running(trio_checkpoint, bare, slots=128, max_waiting=64) as runtime:
         yield runtime
-
-
-@pytest.fixture(scope="module")
-def url(runtime: Runtime) -> Generator[str, None, None]:
-    with serving(runtime) as address:
-        yield address
 
 
 @pytest.fixture

@@ -31,22 +31,6 @@ def url(tiny_checkpoint: Path) -> Generator[str, None, None]:
             yield address
 
 
-@pytest.fixture
-def send(url: str) -> Generator[Callable[[bytes], socket.socket], None, None]:
-    """Opens a connection and sends bytes as they stand."""
-    opened = []
-
-    def start(data: bytes) -> socket.socket:
-        host, port = url.removeprefix("http://").split(":")
-        opened.append(socket.create_connection((host, int(port)), timeout=30))
-        opened[-1].sendall(data)
-        return opened[-1]
-
-    yield start
-    for connection in opened:
-        connection.close()
-
-
 def all_of(connection: socket.socket) -> bytes:
     """What comes until the other side closes; a reset is a close."""
     parts = []

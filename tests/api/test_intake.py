@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.bodies import as_json, clip
-from tests.api.serving import serving
 
 Address = tuple[str, int]
 
@@ -27,28 +26,6 @@ def runtime(tiny_checkpoint: Path) -> Runtime:
     """A service with room for 64 KiB of bodies, half of it for each; `url` closes it."""
     limits: dict[str, Any] = {"max_inside_bytes": 2**16, "max_body_bytes": 2**15, "body_idle_s": 0.2, "slots": 8}
     return Runtime.start(Settings(models=(tiny_checkpoint,), **limits), Metrics())
-
-
-@pytest.fixture(scope="module")
-def url(runtime: Runtime) -> Generator[str, None, None]:
-    with serving(runtime) as address:
-        yield address
-
-
-@pytest.fixture
-def send(url: str) -> Generator[Callable[[bytes], socket.socket], None, None]:
-    """Opens a connection and sends bytes as they stand."""
-    opened = []
-
-    def start(data: bytes) -> socket.socket:
-        host, port = url.removeprefix("http://").split(":")
-        opened.append(socket.create_connection((host, int(port)), timeout=30))
-        opened[-1].sendall(data)
-        return opened[-1]
-
-    yield start
-    for connection in opened:
-        connection.close()
 
 
 def head(*lines: str) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.bodies import SAFETENSORS, as_json, clip
-from tests.api.serving import serving
 
 LIMITS: dict[str, dict[str, Any]] = {
     "alice": {},
@@ -48,12 +47,6 @@ def runtime(tiny_checkpoint: Path, trio_checkpoint: Path, secrets: dict[str, str
     """A service of a model of each task; `url` closes it."""
     keys, models = Path(secrets["file"]), (tiny_checkpoint, trio_checkpoint)
     return Runtime.start(Settings(models=models, slots=8, api_keys_file=keys), Metrics())
-
-
-@pytest.fixture(scope="module")
-def url(runtime: Runtime) -> Generator[str, None, None]:
-    with serving(runtime) as address:
-        yield address
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.bodies import as_json, clip
-from tests.api.serving import serving
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +23,6 @@ def runtime(tiny_checkpoint: Path) -> Generator[Runtime, None, None]:
     runtime = Runtime.start(Settings(models=(tiny_checkpoint,), threads=1, slots=4), Metrics())
     yield runtime
     runtime.close(0)
-
-
-@pytest.fixture(scope="module")
-def url(runtime: Runtime) -> Generator[str, None, None]:
-    with serving(runtime) as url:
-        yield url
 
 
 @pytest.fixture

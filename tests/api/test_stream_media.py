@@ -16,8 +16,7 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.serving import serving
-from tests.api.streaming import Streaming, streaming
-from tests.api.test_stream import assert_same_answer
+from tests.api.streaming import Streaming, assert_same_answer, streaming
 from tests.checkpoints import build_checkpoint
 from tests.features.needs import needs_media
 from tests.features.signals import wav
