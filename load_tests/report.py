@@ -81,6 +81,7 @@ def checks(service: Service, before: Readings, calls: Sequence[Call]) -> dict[st
         "leaked_requests": int(_grown(before, after, "requests_running") + _grown(before, after, "requests_waiting")),
         "leaked_streams": int(_grown(before, after, "streams")),
         "server_errors": max(errors, sum(call.status == 500 for call in calls)),
+        **{f"{who}_cores": count for who, count in service.cores.items()},
         "rss_mb": [round(reading.total("memory_bytes", kind="rss") / 2**20) for reading in (before, after)],
     }
 

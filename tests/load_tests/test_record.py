@@ -71,3 +71,14 @@ def test_what_is_kept_is_shown_as_it_is() -> None:
 def test_results_name_their_machine() -> None:
     for path in record.RESULTS.glob("*.json"):
         assert json.loads(path.read_text())["machine"].keys() == record.machine().keys()
+
+
+def test_the_summary_tells_whose_cores_they_were(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = {"capacity_per_s": 50, "goodput_ratio": 0.9, "half_p99_ms": 40, "admitted_p99_ratio": 1.5}
+    over |= {"refusal_p50_ms": 1, "refusal_p99_ms": 5}
+    kept(root, monkeypatch, "quick", {"service_cores": 3, "overload": {"text": over}})
+    kept(root, monkeypatch, "capacity", {"capacity": CAPACITY})
+    lines = [line.split("|") for line in (root / "README.md").read_text().splitlines() if "|" in line]
+    cores = {line[1].split(":")[0].strip(): line[-2].strip() for line in lines}
+    assert cores["text at ten times its capacity of 50/s"] == "3"
+    assert cores["words"].endswith(", shared")
