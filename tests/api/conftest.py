@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.doubles import Held
+from tests.api.generation import MOST, PROMPT, Generate, mixed_seed
 from tests.api.serving import serving
 from tests.api.streaming import Streaming, assert_nobody_streams, streaming
 from tests.trio import build_trio
@@ -80,6 +82,24 @@ async def client(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient, None]:
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def mixed(runtime: Runtime) -> int:
+    """A seed that draws text, an image and speech from "trio", of a module's own `runtime`."""
+    return mixed_seed(runtime)
+
+
+@pytest.fixture
+def generate(client: httpx.AsyncClient, mixed: int) -> Generate:
+    """Sends a request -> the JSON of its answer."""
+
+    async def send(prompt: Any = PROMPT, **fields: Any) -> Any:
+        response = await client.post("/generate", json={"prompt": prompt, "max_tokens": MOST, "seed": mixed} | fields)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    return send
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import wave
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.engine.generations import HookedTokens
 PROMPT = "three plus four is"
 MOST = 60  # tokens of an answer
 KINDS = {"text", "image", "speech"}
+Generate = Callable[..., Any]  # the fixture `generate`
 
 
 @contextmanager

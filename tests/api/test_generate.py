@@ -1,55 +1,41 @@
-"""POST /generate as a whole: what it answers, how it is drawn, and who is told what when things go wrong."""
+"""POST /generate as a whole: what it answers, to which prompts, by which models."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
-from concurrent.futures import Future
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
-from service.api.app import create_app
 from service.api.generate_schemas import GenerationOut
-from service.engine.generation import Generation
-from service.errors import Overloaded
 from service.runtime import Runtime
-from tests.api.bodies import JSON
-from tests.api.doubles import Connection, eventually
 from tests.api.generation import (
     MOST,
     PROMPT,
-    held_back,
-    mixed_seed,
+    Generate,
     picture_size,
     running,
     sound_seconds,
-    used_slots,
 )
 from tests.trio import TRIO, build_trio, build_words, png, wav
 
 pytestmark = pytest.mark.anyio
 
-Generate = Callable[..., Any]
-
 
 @pytest.fixture(scope="module")
 def folders(tiny_checkpoint: Path, trio_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """A model of sentiment; trio; trio without codecs; a model of text alone; trio with defaults of its own."""
+    """A model of sentiment; trio; trio without codecs; a model of text alone."""
     root = tmp_path_factory.mktemp("generate")
-    generation = {"temperature": {"text": 0, "image": 1, "speech": 1}, "guidance_scale": 2.0}
     return [
         tiny_checkpoint,
         trio_checkpoint,
         build_trio(root / "bare", name="bare", bare=True),
         build_words(root / "words"),
-        build_trio(root / "guided", name="guided", generation=generation),
     ]
 
 
@@ -57,34 +43,6 @@ def folders(tiny_checkpoint: Path, trio_checkpoint: Path, tmp_path_factory: pyte
 def runtime(folders: list[Path]) -> Generator[Runtime, None, None]:
     with running(*folders) as runtime:
         yield runtime
-
-
-@pytest.fixture(scope="module")
-def mixed(runtime: Runtime) -> int:
-    return mixed_seed(runtime)
-
-
-@pytest.fixture
-def app(runtime: Runtime) -> FastAPI:
-    return create_app(runtime)
-
-
-@pytest.fixture
-async def client(app: FastAPI) -> AsyncGenerator[httpx.AsyncClient, None]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-        yield client
-
-
-@pytest.fixture
-def generate(client: httpx.AsyncClient, mixed: int) -> Generate:
-    """Sends a request -> the JSON of its answer."""
-
-    async def send(prompt: Any = PROMPT, **fields: Any) -> Any:
-        response = await client.post("/generate", json={"prompt": prompt, "max_tokens": MOST, "seed": mixed} | fields)
-        assert response.status_code == 200, response.text
-        return response.json()
-
-    return send
 
 
 def count(body: Any) -> int:
@@ -161,23 +119,6 @@ async def test_raw_ids_and_log_probabilities(generate: Generate) -> None:
     assert {len(drawn["top"]) for drawn in none} == {0}
 
 
-async def test_answers_of_one_request_differ_unless_nothing_is_drawn(generate: Generate) -> None:
-    drawn = (await generate(n=4, max_tokens=12))["choices"]
-    assert [choice["index"] for choice in drawn] == [0, 1, 2, 3]
-    assert len({json.dumps(choice["content"]) for choice in drawn}) == 4
-    greedy = (await generate(n=3, max_tokens=12, temperature=0))["choices"]
-    assert greedy[0]["content"] == greedy[1]["content"] == greedy[2]["content"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "kinds"), [("text-only", {"text"}), ("image-only", {"image"}), ("speech-only", {"audio"})]
-)
-async def test_the_mode_says_what_comes(generate: Generate, mode: str, kinds: set[str]) -> None:
-    for seed in range(5):
-        content = (await generate(mode=mode, seed=seed))["choices"][0]["content"]
-        assert {part["type"] for part in content} == kinds
-
-
 async def test_without_codecs_the_ids_are_the_content_and_can_be_sent_back(generate: Generate) -> None:
     prompt = [{"type": "tokens", "modality": "text", "ids": [5, 6]}]
     body = await generate(prompt, model="bare", tokens=True)
@@ -189,38 +130,6 @@ async def test_without_codecs_the_ids_are_the_content_and_can_be_sent_back(gener
     assert sum(again["usage"]["prompt_tokens"].values()) == 1 + sentinels + sum(len(part["ids"]) for part in content)
 
 
-async def test_a_stop_string_ends_the_answer_and_is_not_in_it(generate: Generate) -> None:
-    for seed in range(20):
-        (whole,) = (await generate(mode="text-only", seed=seed))["choices"]
-        text = "".join(part["text"] for part in whole["content"])
-        if (stop := next((character for character in text[3:] if character.isascii()), None)) is not None:
-            break
-    assert stop is not None
-    (choice,) = (await generate(mode="text-only", seed=seed, stop=[stop, "never"]))["choices"]
-    assert choice["finish_reason"] == "stop"
-    assert "".join(part["text"] for part in choice["content"]) == text[: text.index(stop)]
-
-
-async def test_what_is_not_said_is_as_the_checkpoint_has_it(generate: Generate) -> None:
-    unlike = [await generate(model="guided", mode="text-only", seed=seed) for seed in (1, 2)]
-    assert unlike[0]["choices"] == unlike[1]["choices"]  # its text is greedy
-    drawn = [await generate(model="guided", mode="text-only", seed=seed, temperature={"text": 1}) for seed in (1, 2)]
-    assert drawn[0]["choices"] != drawn[1]["choices"]
-    picture = {"model": "guided", "mode": "image-only", "logprobs": 0}
-    guided = await generate(**picture)
-    assert guided["choices"] == (await generate(**picture, guidance_scale=2))["choices"]
-    assert guided["choices"] != (await generate(**picture, guidance_scale=1))["choices"]
-
-
-async def test_values_by_modality_hold_for_theirs(generate: Generate) -> None:
-    top_k = {"image": 1, "speech": 1}
-    one, two = [await generate(mode="image-only", seed=seed, top_k=top_k) for seed in (1, 2)]
-    assert one["choices"][0]["content"][0] == two["choices"][0]["content"][0]
-    one, two = [await generate(mode="image-only", seed=seed, top_k={"text": 1}) for seed in (1, 2)]
-    assert one["choices"] != two["choices"]
-    assert (await generate(top_k=10**9))["choices"] == (await generate())["choices"]
-
-
 async def test_models_are_named_or_the_first_that_can(generate: Generate, client: httpx.AsyncClient) -> None:
     assert (await generate(model="words"))["model"] == "words"
     answer = await client.post("/generate", json={"prompt": PROMPT, "model": "none"})
@@ -228,11 +137,28 @@ async def test_models_are_named_or_the_first_that_can(generate: Generate, client
     answer = await client.post("/generate", json={"prompt": PROMPT, "model": "tiny"})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["model"]
-    assert "trio, bare, words, guided" in answer.json()["detail"]
+    assert "trio, bare, words" in answer.json()["detail"]
     answer = await client.post("/predict", json={"features": {"audio": [[1, 2, 3, 4, 5]]}, "model": "trio"})
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["loc"] == ["model"]
     assert "tiny" in answer.json()["detail"]
+
+
+async def test_the_models_are_told_with_their_tasks(client: httpx.AsyncClient) -> None:
+    body = (await client.get("/models")).json()
+    assert body["defaults"] == {"sentiment": "tiny", "generation": "trio"}
+    card = (await client.get("/models/trio")).json()
+    assert (card["task"], card["architecture"]) == ("generation", "mixture-of-mamba")
+    assert card["vocabulary"]["sizes"] == {"text": 286, "image": 7, "speech": 5}
+    assert card["generation"]["guidance_scale"] == 1
+    assert card["codecs"] == {
+        "text": {"kind": "byte-level BPE", "ids": 280},
+        "image": {"size": [16, 16], "channels": 1, "grid": [4, 4], "codes": 7},
+        "speech": {"rate": 8000, "codes": 5, "unit_seconds": 0.04, "max_seconds": 0.24},
+    }
+    assert card["limits"]["tokens"] == 4096
+    assert (await client.get("/models/bare")).json()["codecs"] == {}
+    assert card["modes"] == ["text-only", "image-only", "speech-only", "interleaved"]
 
 
 async def test_together_each_gets_what_it_gets_alone(generate: Generate) -> None:
@@ -241,49 +167,6 @@ async def test_together_each_gets_what_it_gets_alone(generate: Generate) -> None
     alone = [await generate(**fields) for fields in asked]
     together = await asyncio.gather(*(generate(**fields) for fields in asked))
     assert [body["choices"] for body in together] == [body["choices"] for body in alone]
-
-
-async def test_a_client_that_leaves_frees_its_slots(app: FastAPI, runtime: Runtime) -> None:
-    content = json.dumps({"prompt": PROMPT, "max_tokens": 4000, "mode": "text-only", "stop": [], "n": 2}).encode()
-    with held_back(runtime):
-        connection = Connection(app, "/generate", content=content, headers=JSON)
-        await eventually(lambda: used_slots(runtime) == 2)
-        await connection.cut()
-    await eventually(lambda: used_slots(runtime) == 0)
-    assert connection.messages == [] or connection.messages[0]["status"] == 499
-
-
-async def test_the_deadline_is_a_504(client: httpx.AsyncClient, runtime: Runtime) -> None:
-    body = {"prompt": PROMPT, "max_tokens": 4000, "mode": "image-only", "n": 8}
-    with held_back(runtime):
-        for fields, headers in (({"deadline_ms": 80}, {}), ({}, {"X-Deadline-Ms": "80"})):
-            response = await client.post("/generate", json=body | fields, headers=headers)
-            assert (response.status_code, response.json()["code"]) == (504, "deadline_exceeded")
-    await eventually(lambda: used_slots(runtime) == 0)
-
-
-async def test_a_refusal_of_the_runtime_is_answered_as_such(
-    client: httpx.AsyncClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*arguments: Any, **keywords: Any) -> Future[Generation]:
-        raise Overloaded("full", retry_after_s=3)
-
-    monkeypatch.setattr(runtime, "generate", full)
-    for stream in (False, True):
-        response = await client.post("/generate", json={"prompt": PROMPT, "stream": stream})
-        assert (response.status_code, response.headers["retry-after"]) == (503, "3")
-        assert response.json()["code"] == "overloaded"
-
-
-async def test_a_fault_of_ours_is_a_500_and_the_next_request_works(
-    client: httpx.AsyncClient, generate: Generate, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    codecs = runtime.model("trio", "generation").codecs
-    with monkeypatch.context() as patch:
-        patch.setattr(codecs.image, "png", lambda *arguments: 1 / 0)
-        response = await client.post("/generate", json={"prompt": PROMPT, "mode": "image-only"})
-    assert (response.status_code, response.json()["code"]) == (500, "internal")
-    assert (await generate(mode="image-only"))["choices"][0]["content"][0]["type"] == "image"
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -303,20 +186,3 @@ async def test_media_are_encoded_on_threads_of_their_own(
     assert (await client.post("/generate", json=body)).status_code == 200
     assert threads
     assert not threads & {threading.current_thread(), *(t for t in threading.enumerate() if t.name == "engine")}
-
-
-async def test_the_models_are_told_with_their_tasks(client: httpx.AsyncClient) -> None:
-    body = (await client.get("/models")).json()
-    assert body["defaults"] == {"sentiment": "tiny", "generation": "trio"}
-    card = (await client.get("/models/trio")).json()
-    assert (card["task"], card["architecture"]) == ("generation", "mixture-of-mamba")
-    assert card["vocabulary"]["sizes"] == {"text": 286, "image": 7, "speech": 5}
-    assert card["generation"]["guidance_scale"] == 1
-    assert card["codecs"] == {
-        "text": {"kind": "byte-level BPE", "ids": 280},
-        "image": {"size": [16, 16], "channels": 1, "grid": [4, 4], "codes": 7},
-        "speech": {"rate": 8000, "codes": 5, "unit_seconds": 0.04, "max_seconds": 0.24},
-    }
-    assert card["limits"]["tokens"] == 4096
-    assert (await client.get("/models/bare")).json()["codecs"] == {}
-    assert card["modes"] == ["text-only", "image-only", "speech-only", "interleaved"]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.api.app import create_app
 from service.runtime import Runtime
 from tests.api.bodies import JSON
 from tests.api.generation import PROMPT, running
@@ -29,17 +28,14 @@ def runtime(trio_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         yield runtime
 
 
-@pytest.fixture
-async def client(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[httpx.AsyncClient, None]:
-    """A client of a service whose engine must not be reached."""
+@pytest.fixture(autouse=True)
+def unreached(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine must not be reached."""
 
     def submit(*arguments: Any) -> None:
         raise AssertionError("it reached the engine")
 
     monkeypatch.setattr(runtime.engine, "submit", submit)
-    transport = httpx.ASGITransport(create_app(runtime))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        yield client
 
 
 def of(kind: str, data: bytes | str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.app import create_app
 from service.api.openapi import examples
 from service.metrics import Metrics
 from service.runtime import Runtime
@@ -47,13 +46,6 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Generator[Runtime, None
     runtime = Runtime.start(Settings(models=(folder,), slots=4, max_media_seconds=5.0, max_text_chars=200), Metrics())
     yield runtime
     runtime.close(0)
-
-
-@pytest.fixture
-async def client(runtime: Runtime) -> Any:
-    transport = httpx.ASGITransport(create_app(runtime))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-        yield client
 
 
 def encoded(content: bytes) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from safetensors.numpy import load, save
 from starlette.types import Receive, Scope, Send
 
-from service.api.app import create_app
 from service.api.context import RETRIED
 from service.api.session_schemas import ReadOut, SessionOut
 from service.runtime import Runtime
@@ -34,11 +33,6 @@ FEATURES = np.random.default_rng(0).standard_normal((12, 5)).tolist()  # of audi
 def runtime(tiny_checkpoint: Path, trio_checkpoint: Path) -> Generator[Runtime, None, None]:
     with running(tiny_checkpoint, trio_checkpoint) as runtime:
         yield runtime
-
-
-@pytest.fixture
-def app(runtime: Runtime) -> FastAPI:
-    return create_app(runtime)
 
 
 class Client:
@@ -70,9 +64,8 @@ class Client:
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncGenerator[Client, None]:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-        yield Client(client)
+def client(client: httpx.AsyncClient) -> Client:
+    return Client(client)
 
 
 async def test_a_session_says_what_it_is(client: Client) -> None:
