@@ -47,9 +47,10 @@ class Figure:
     """One comparison, in seconds.
 
     work            e.g. predict_engine/layers/32 clips
-    ours, peer      medians of interleaved rounds by the clock; *_iqr the distance between their quartiles; *_cpu the
+    ours, peer      medians of interleaved turns by the clock; *_iqr the distance between their quartiles; *_cpu the
                     medians of the processor's time, which the machine's other work moves least. None: other processes
-                    have a part in it
+                    have a part in it; *_cold the medians of the turns' first runs, which do not count where they are
+                    short: after the other's data went through the caches
     ratio           peer / ours: above 1 we are the faster
     floor           seconds below which the machine cannot do the work, and what binds there; None: none is stated
     floor_fraction  floor / ours: 1 is the machine's limit
@@ -72,6 +73,8 @@ class Figure:
     rounds: int
     disagreement: float | None
     unit: str | None = None
+    ours_cold: float | None = None
+    peer_cold: float | None = None
 
     @classmethod
     def of(
@@ -103,6 +106,8 @@ class Figure:
             rounds=len(ours.seconds),
             disagreement=disagreement,
             unit=unit,
+            ours_cold=ours.cold,
+            peer_cold=peer.cold,
         )
 
     def line(self) -> str:
@@ -113,12 +118,13 @@ class Figure:
 
 def table(figures: Sequence[Figure], verdict: Callable[[Figure], str] = lambda _: "") -> str:
     """The figures for a reader, in milliseconds with the quartile distance behind ±; (…) is the processor's time."""
-    rows = [("work", "ours ms", "peer ms", "ratio", "of floor", "bar", "peer")]
+    rows = [("work", "ours ms", "first", "peer ms", "ratio", "of floor", "bar", "peer")]
     for f in figures:
         rows.append(
             (
                 f.work,
                 _milliseconds(f.ours, f.ours_iqr, f.ours_cpu),
+                "" if f.ours_cold is None else _digits(f.ours_cold),
                 _milliseconds(f.peer, f.peer_iqr, f.peer_cpu),
                 f"{f.ratio:.2f}" + (f" ({f.peer_cpu / f.ours_cpu:.2f})" if f.ours_cpu and f.peer_cpu else ""),
                 "" if f.floor_fraction is None else f"{f.floor_fraction:.3f} {f.floor_bound}",
@@ -131,13 +137,16 @@ def table(figures: Sequence[Figure], verdict: Callable[[Figure], str] = lambda _
 
 
 def _milliseconds(median: float, iqr: float, cpu: float | None) -> str:
-    shown = [f"{1e3 * s:.{0 if s >= 0.1 else 1 if s >= 0.01 else 2}f}" for s in (median, iqr, cpu or 0.0)]
-    return f"{shown[0]} ± {shown[1]}" + (f" ({shown[2]})" if cpu else "")
+    return f"{_digits(median)} ± {_digits(iqr)}" + (f" ({_digits(cpu)})" if cpu else "")
 
 
 def milliseconds(seconds: float) -> str:
     """Of a single time, three digits or so."""
-    return f"{1e3 * seconds:,.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+    return f"{_digits(seconds, ',')} ms"
+
+
+def _digits(seconds: float, grouping: str = "") -> str:
+    return f"{1e3 * seconds:{grouping}.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f}"
 
 
 def _rate(seconds: float) -> str:
@@ -162,7 +171,7 @@ def machine(rates: Rates, command: str) -> dict[str, Any]:
         "serpentine": version("serpentine"),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": command,
-        "rates": {name: float(f"{rate:.3g}") for name, rate in asdict(rates).items()},
+        "rates": {name: float(f"{rate:.3g}") for name, rate in asdict(rates).items() if rate is not None},
     }
 
 

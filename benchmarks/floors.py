@@ -8,8 +8,11 @@ states and exponentials share the units that do multiply-adds. A fraction of 1 i
 from __future__ import annotations
 
 import mmap
+import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.pinning import AFFINITY, ALL
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.mixture_of_mamba_config import MixtureOfMambaConfig
 
@@ -33,13 +37,15 @@ EXPONENTIAL_FLOPS = (
 class Rates:
     """Of one core: bytes read, exponentials and floating-point operations (two a multiply-add) a second.
 
-    bf16_flops are those of products of bf16 with sums in fp32.
+    bf16_flops are those of products of bf16 with sums in fp32. read_bytes_all are what all cores read together: no
+    number of them gains more on one in work that memory binds. None: there is one core.
     """
 
     read_bytes: float
     exponentials: float
     flops: float
     bf16_flops: float
+    read_bytes_all: float | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ def measure_rates(budget_s: float = 4.0) -> Rates:
         exponentials=max(2**14 / _best(lambda: torch.exp(exponents, out=out), share), flops / EXPONENTIAL_FLOPS),
         flops=flops,
         bf16_flops=max(flops, 2 * 512**3 / _best(lambda: c @ d, share)),
+        read_bytes_all=_read_together(large, share) if len(ALL) > 1 else None,
     )
 
 
@@ -179,6 +186,25 @@ def scan_training_needs(m: int, clips: int, steps: int, d: int, n: int) -> Needs
         exponentials=rows * d * n,
         updates=2 * rows * d * n,
     )
+
+
+def _read_together(memory: Tensor, budget_s: float) -> float:
+    """Bytes a second of all cores, each of which reads a part of its own, with a thread a core."""
+    parts, cores = np.array_split(memory.numpy(), len(ALL)), sorted(ALL)
+
+    def keep_to(core: int) -> None:
+        if AFFINITY:
+            os.sched_setaffinity(0, {core})
+
+    with ExitStack() as stack:
+        pools = [stack.enter_context(ThreadPoolExecutor(1, initializer=keep_to, initargs=(core,))) for core in cores]
+
+        def read() -> None:
+            turns = [pool.submit(np.dot, part, part) for pool, part in zip(pools, parts, strict=True)]
+            for turn in turns:
+                turn.result()
+
+        return READ_BYTES / _best(read, budget_s)
 
 
 def _seconds(floor: Floor) -> float:

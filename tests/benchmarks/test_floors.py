@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import peers
+from benchmarks import floors, peers
 from benchmarks.floors import Needs, Rates, coupled_mamba_needs, measure_rates, mixture_of_mamba_needs
+from benchmarks.pinning import ALL
 from benchmarks.works.predict_engine import COUPLED, RELEASED
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.mixture_of_mamba import MixtureOfMamba
@@ -74,3 +79,26 @@ def test_rates_are_measured() -> None:
     rates = measure_rates(budget_s=0.05)
     assert min(rates.read_bytes, rates.exponentials, rates.flops) > 1e6
     assert rates.bf16_flops >= rates.flops
+
+
+@pytest.mark.parametrize("cores", [(0,), (0, 1)])
+def test_all_cores_read_at_once_where_there_are_several(
+    cores: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading: list[tuple[int, int]] = []
+
+    def dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
+        reading.append((threading.get_ident(), a.nbytes))
+
+    available = sorted(ALL)
+    monkeypatch.setattr(floors, "ALL", [available[core % len(available)] for core in cores])
+    monkeypatch.setattr(floors, "READ_BYTES", 2**16)
+    monkeypatch.setattr(np, "dot", dot)
+    rates = floors.measure_rates(budget_s=0.01)
+    apart = {thread for thread, _ in reading} - {threading.get_ident()}
+    if len(cores) < 2:
+        assert (rates.read_bytes_all, apart) == (None, set())
+    else:
+        assert rates.read_bytes_all is not None
+        assert len(apart) == 2
+        assert {size for thread, size in reading if thread in apart} == {2**15}

@@ -19,7 +19,7 @@ from service.models.convert import convert
 BENCH = Bench(Rates(1e10, 1e9, 1e11, 2e11), budget_s=0.0)
 FIGURE = Figure.of(
     "w/1",
-    Timing((2.0, 2.0, 4.0), (1.0, 1.0, 1.0)),
+    Timing((2.0, 2.0, 4.0), (1.0, 1.0, 1.0), (2.5, 3.5, 4.5)),
     Timing((6.0, 8.0, 7.0), (3.0, 3.0, 5.0)),
     "them",
     floor=Floor(0.5, "memory"),
@@ -119,7 +119,8 @@ def test_a_rival_that_computes_something_else_is_no_rival(
 def test_a_figure_states_medians() -> None:
     assert (FIGURE.ours, FIGURE.peer, FIGURE.ratio, FIGURE.floor_fraction) == (2.0, 7.0, 3.5, 0.25)
     assert json.loads(FIGURE.line())["floor_bound"] == "memory"
-    assert "2000 ± 1000 (1000)" in table([FIGURE])
+    assert (FIGURE.ours_cold, FIGURE.peer_cold) == (3.5, None)
+    assert "2000 ± 1000 (1000)  3500 " in table([FIGURE])
 
 
 def test_saved_figures_read_back(tmp_path: Path) -> None:
