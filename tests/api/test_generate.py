@@ -14,14 +14,7 @@ import pytest
 
 from service.api.generate_schemas import GenerationOut
 from service.runtime import Runtime
-from tests.api.generation import (
-    MOST,
-    PROMPT,
-    Generate,
-    picture_size,
-    running,
-    sound_seconds,
-)
+from tests.api.generation import MOST, PROMPT, Generate, picture_size, running, sound_seconds
 from tests.trio import TRIO, build_trio, build_words, png, wav
 
 pytestmark = pytest.mark.anyio

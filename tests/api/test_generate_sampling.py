@@ -9,10 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.runtime import Runtime
-from tests.api.generation import (
-    Generate,
-    running,
-)
+from tests.api.generation import Generate, running
 from tests.trio import build_trio
 
 pytestmark = pytest.mark.anyio

@@ -19,8 +19,7 @@ from tests.api.serving import serving
 from tests.api.streaming import Streaming, assert_same_answer, streaming
 from tests.checkpoints import build_checkpoint
 from tests.features.needs import needs_media
-from tests.features.signals import wav
-from tests.features.test_incremental_audio import pcm16
+from tests.features.signals import pcm16, wav
 
 pytestmark = needs_media
 

@@ -28,6 +28,11 @@ def speechlike(seconds: float, seed: int = 0) -> Samples:
     return (0.1 * voice * syllables + 0.003 * rng.normal(size=len(t))).astype(np.float32)
 
 
+def pcm16(seconds: float, seed: int = 0) -> NDArray[np.int16]:
+    """`speechlike`, as samples of 16 bits."""
+    return (speechlike(seconds, seed) * 32767).astype(np.int16)
+
+
 def encode(
     channels: Samples,
     rate: int,

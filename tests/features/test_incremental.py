@@ -16,17 +16,11 @@ from service.features.extract import Extractor
 from service.features.incremental import Frame, LiveFeatures
 from service.features.incremental_state import dump, restore
 from service.features.types import Clip, Media, Steps, TextSegment
+from tests.features.extractors import FULL, WIDTHS, extractor
 from tests.features.needs import needs_media
-from tests.features.signals import wav
-from tests.features.test_extract import FULL, WIDTHS, extractor
-from tests.features.test_incremental_audio import pcm16
+from tests.features.signals import pcm16, wav
 
 PLAIN = {"text": 3, "audio": 2, "video": 4}
-
-
-@pytest.fixture(scope="module")
-def full() -> Extractor:
-    return extractor(FULL, WIDTHS)
 
 
 def plain() -> Extractor:

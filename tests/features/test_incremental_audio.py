@@ -12,13 +12,9 @@ from hypothesis import strategies as st
 from service.features.audio import BLOCK_FRAMES, HOP, egemaps_lld, log_mel
 from service.features.incremental_audio import AUDIO_STREAMS, AudioStream, EgemapsStream, LogMelStream
 from tests.features.needs import needs_opensmile
-from tests.features.signals import speechlike
+from tests.features.signals import pcm16
 
 RATE = 16_000
-
-
-def pcm16(seconds: float, seed: int = 0) -> np.ndarray:
-    return (speechlike(seconds, seed) * 32767).astype(np.int16)
 
 
 def as_float(samples: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from tests.api.process import Process
 from tests.api.streaming import streaming
 from tests.checkpoints import CALIBRATION, build_checkpoint
 from tests.features.needs import needs_opensmile
-from tests.features.test_incremental_audio import pcm16
+from tests.features.signals import pcm16
 from tests.sessions.redis_server import NEEDED, RedisServer
 from tests.trio import build_trio
 
