@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from torch import Tensor
 
 from service.engine.engine import Engine, Lane, Limits
-from service.engine.generation import ChoiceEnded, Generation, TokenDrawn
+from service.engine.generation import ChoiceEnded, ChoiceResult, Generation, TokenDrawn
 from service.engine.generation_program import GenerationProgram
 from service.engine.params import SamplingParams
 from service.engine.request import Batch, Request
@@ -18,7 +21,12 @@ from service.engine.runner import TokenRunner
 from service.metrics import Metrics
 from service.models.base import RecurrentModel, TokenChunk
 from service.models.vocabulary import Vocabulary
-from tests.generators import byte_of, params
+from tests.generators import byte_of, params, tiny_model, tiny_vocabulary
+
+TRIO = tiny_vocabulary()
+MODEL = tiny_model(TRIO)
+BOS = TRIO.bos or 0
+MARK = 200  # a token of prompts that the models of some tests react to
 
 
 class Generations:
@@ -72,6 +80,9 @@ class Generations:
         assert self.value("requests_waiting", model="tiny") == 0
 
 
+Start = Callable[..., Generations]  # the fixture `start`
+
+
 class Listening:
     """Keeps what it is told, by choice, and says when there have been so many tokens of one."""
 
@@ -103,3 +114,25 @@ class HookedTokens:
             self.before(chunk)
         logits = self.model.run(chunk, state)
         return logits if self.after is None else self.after(chunk, logits)
+
+
+def endless(chunk: TokenChunk, logits: Tensor) -> Tensor:
+    """Logits by which no answer ends before its budget."""
+    logits = logits.clone()
+    logits[:, TRIO.eos] = -1000
+    return logits
+
+
+def prompt_of(length: int, seed: int = 0) -> list[int]:
+    return [BOS, *np.random.default_rng(seed).integers(0, MARK, length - 1).tolist()]
+
+
+def assert_same(answer: ChoiceResult, alone: ChoiceResult) -> None:
+    """Equal, log probabilities to 1e-4."""
+    assert answer.tokens == alone.tokens
+    assert (answer.finish_reason, answer.text_bytes_dropped) == (alone.finish_reason, alone.text_bytes_dropped)
+    assert len(answer.logprobs) == len(alone.logprobs)
+    for a, b in zip(answer.logprobs, alone.logprobs, strict=True):
+        assert (a.choice, a.token, a.forced) == (b.choice, b.token, b.forced)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+        assert [i for i, _ in a.top] == [i for i, _ in b.top]

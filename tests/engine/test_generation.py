@@ -1,69 +1,22 @@
-"""Generations through the engine equal those done slowly and alone, and leave nothing behind."""
+"""Generations through the engine equal those done slowly and alone, whoever else is there."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor
 
 from service.engine.generation import ChoiceEnded, ChoiceResult
 from service.engine.params import SamplingParams
 from service.engine.request import Work
-from service.errors import DeadlineExceeded, Internal
-from service.models.base import TokenChunk
-from tests.engine.clips import Gate
-from tests.engine.generations import Generations, HookedTokens, Listening
+from tests.engine.generations import MODEL, TRIO, Generations, Listening, Start, assert_same, prompt_of
 from tests.engine.slow import slow_generation
-from tests.generators import params, text_vocabulary, tiny_model, tiny_vocabulary
+from tests.generators import params, text_vocabulary, tiny_model
 
-TRIO = tiny_vocabulary()
-MODEL = tiny_model(TRIO)
 WORDS = text_vocabulary(40)
 WORD_MODEL = tiny_model(WORDS)
-BOS = TRIO.bos or 0
-MARK = 200  # a prompt's token that the models below react to
-Start = Callable[..., Generations]
-
-
-@pytest.fixture
-def start() -> Generator[Start, None, None]:
-    benches = []
-
-    def start(model: Any = MODEL, **limits: Any) -> Generations:
-        vocabulary = limits.pop("vocabulary", TRIO)
-        benches.append(Generations(model, vocabulary, **limits))
-        return benches[-1]
-
-    yield start
-    for bench in benches:
-        bench.engine.stop()
-
-
-def prompt_of(length: int, seed: int = 0) -> list[int]:
-    return [BOS, *np.random.default_rng(seed).integers(0, MARK, length - 1).tolist()]
-
-
-def endless(chunk: TokenChunk, logits: Tensor) -> Tensor:
-    """Logits by which no answer ends before its budget."""
-    logits = logits.clone()
-    logits[:, TRIO.eos] = -1000
-    return logits
-
-
-def assert_same(answer: ChoiceResult, alone: ChoiceResult) -> None:
-    """Equal, log probabilities to 1e-4."""
-    assert answer.tokens == alone.tokens
-    assert (answer.finish_reason, answer.text_bytes_dropped) == (alone.finish_reason, alone.text_bytes_dropped)
-    assert len(answer.logprobs) == len(alone.logprobs)
-    for a, b in zip(answer.logprobs, alone.logprobs, strict=True):
-        assert (a.choice, a.token, a.forced) == (b.choice, b.token, b.forced)
-        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
-        assert [i for i, _ in a.top] == [i for i, _ in b.top]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -206,134 +159,3 @@ def test_logits_agree_to_1e_5_whatever_the_batch(start: Start) -> None:
     assert len(alone) > 50
     for key, logits in alone.items():
         np.testing.assert_allclose(together[key], logits, atol=1e-5, rtol=1e-5)
-
-
-def test_guidance_takes_a_second_slot_and_scale_1_does_not(start: Start) -> None:
-    for asked, used in (({"guidance_scale": 2.0}, 4), ({}, 2), ({"guidance_scale": 2.0, "mode": "text-only"}, 2)):
-        gate = Gate()
-        bench = start(HookedTokens(MODEL, before=gate))
-        future = bench.submit(prompt_of(3), params(n=2, **asked))
-        gate.wait_reached()
-        assert bench.used() == used
-        gate.open()
-        future.result(60)
-        bench.assert_idle()
-
-
-def test_a_choice_and_its_twin_are_always_in_one_batch(start: Start) -> None:
-    bench = start(slots=8, step_budget=17)
-    futures = [
-        bench.submit(prompt_of(20, seed), params(mode="image-only", guidance_scale=2.0, n=2, max_tokens=30))
-        for seed in range(5)
-    ]
-    for future in futures:
-        future.result(60)
-    twins = 0
-    for batch in bench.batches:
-        rows = {(work.request, work.row) for work in batch.works}
-        for work in batch.works:
-            if work.row >= 2:
-                twins += 1
-                assert (work.request, work.row - 2) in rows
-        assert batch.steps <= 17
-    assert twins > 5 * 2 * 10
-
-
-def test_the_prompt_runs_once_for_all_choices_and_in_chunks_beside_the_decoding_of_others(start: Start) -> None:
-    bench = start(HookedTokens(MODEL, after=endless), slots=4, chunk_steps=5, step_budget=12)
-    listening = Listening(until=3)
-    early = bench.submit(prompt_of(2), params(mode="text-only", max_tokens=10_000), listener=listening)
-    assert listening.reached.wait(60)
-    late = bench.submit(prompt_of(42), params(n=3, max_tokens=4))
-    late.result(60)
-    early.cancel()
-    prefill = [work for batch in bench.batches for work in batch.works if not work.decode]
-    assert sum(work.steps for work in prefill) == 1 + 41
-    assert all(work.steps <= 5 for work in prefill)
-    for batch in bench.batches:
-        if any(not work.decode and work.stop > 1 for work in batch.works):
-            assert any(work.decode for work in batch.works)  # the early one had its token in every step
-    assert [len(batch.forks) for batch in bench.batches if batch.forks] == [2]
-
-
-def test_a_raising_model_answers_its_batch_and_the_next_works(start: Start) -> None:
-    def fail(chunk: TokenChunk) -> None:
-        if (chunk.tokens == MARK).any():
-            raise RuntimeError("a secret of ours")
-
-    bench = start(HookedTokens(MODEL, before=fail))
-    with pytest.raises(Internal) as error:
-        bench.submit([BOS, MARK], params(n=2, guidance_scale=2.0)).result(60)
-    assert "secret" not in str(error.value)
-    assert_same(bench.submit([BOS], params()).result(60).choices[0], slow_generation(MODEL, [BOS], params()))
-    bench.assert_idle()
-
-
-@pytest.mark.parametrize("twin", [False, True])
-def test_logits_that_are_not_finite_fail_their_request_only(start: Start, twin: bool) -> None:
-    image = TRIO.media["image"].open
-
-    def spoil(chunk: TokenChunk, logits: Tensor) -> Tensor:
-        logits = logits.clone()
-        ends = chunk.offsets[1:] - 1
-        lengths = chunk.offsets.diff()
-        marked = (lengths == 2) & (chunk.tokens[ends] == image) if twin else chunk.tokens[ends] == MARK
-        for row, end in enumerate(chunk.reads.tolist()):
-            if marked[ends.tolist().index(end)]:
-                logits[row, 0] = torch.nan
-        return logits
-
-    bench = start(HookedTokens(MODEL, after=spoil))
-    good = bench.submit(prompt_of(7), params(mode="text-only", max_tokens=25))
-    bad = bench.submit([BOS, MARK], params(mode="image-only", guidance_scale=2.0 if twin else 1.0))
-    with pytest.raises(Internal, match="not finite"):
-        bad.result(60)
-    asked = params(mode="text-only", max_tokens=25)
-    assert_same(good.result(60).choices[0], slow_generation(MODEL, prompt_of(7), asked))
-    assert bench.value("nonfinite_outputs_total", phase="inference") == 1
-    bench.assert_idle()
-
-
-def test_cancelling_ends_the_work_within_a_step(start: Start) -> None:
-    gate = Gate()
-    bench = start(HookedTokens(MODEL, before=gate))
-    future = bench.submit([BOS], params(n=2, guidance_scale=2.0, mode="speech-only", max_tokens=500))
-    gate.wait_reached()
-    assert future.cancel()
-    gate.open()
-    bench.assert_idle()
-    assert len(bench.batches) == 2  # the one that ran, and the probe's
-    assert bench.value("cancellations_total", phase="inference") == 1
-
-
-def test_a_deadline_ends_an_answer_that_runs(start: Start) -> None:
-    bench = start(HookedTokens(MODEL, after=endless))
-    listening = Listening(until=3)
-    late = bench.submit([BOS], params(max_tokens=10_000), listener=listening)
-    assert listening.reached.wait(60)
-    bench.requests[0].deadline = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match=r"while running, after .* of at most 10000 tokens"):
-        late.result(60)
-    bench.assert_idle()
-
-
-def test_a_listener_that_raises_fails_its_own_answer_only(start: Start) -> None:
-    def broken(event: object) -> None:
-        raise RuntimeError("a secret of ours")
-
-    bench = start()
-    bad, good = bench.submit([BOS], params(), listener=broken), bench.submit([BOS], params())
-    with pytest.raises(Internal) as error:
-        bad.result(60)
-    assert "secret" not in str(error.value)
-    assert good.result(60).choices
-    bench.assert_idle()
-
-
-def test_the_phase_of_a_batch_is_in_the_metrics(start: Start) -> None:
-    bench = start()
-    bench.submit(prompt_of(8), params(max_tokens=6, mode="text-only", temperature=1.0)).result(60)
-    bench.engine.stop()
-    counts = [bench.value("batch_size_count", model="tiny", phase=phase) for phase in ("prefill", "decode", "step")]
-    decoded = [batch for batch in bench.batches if batch.phase == "decode"]
-    assert counts == [2, len(decoded), None]
