@@ -10,7 +10,9 @@
     ├── SessionConflict    409  two writers on one session, or a state of another model
     ├── TooLarge           413  over a limit of size, duration or steps
     ├── UnsupportedMedia   415  a content type that no route reads
+    ├── UpgradeRequired    426  a socket's path, asked for otherwise
     ├── RateLimited        429
+    ├── HeadTooLarge       431
     ├── Overloaded         503  no capacity now
     ├── Draining           503  shutting down
     ├── EngineDown         503  the engine thread is dead
@@ -91,8 +93,16 @@ class UnsupportedMedia(ServiceError):
     status, code, title = 415, "unsupported_media", "Unsupported media type"
 
 
+class UpgradeRequired(ServiceError):
+    status, code, title = 426, "upgrade_required", "Upgrade required"
+
+
 class RateLimited(ServiceError):
     status, code, title = 429, "rate_limited", "Rate limited"
+
+
+class HeadTooLarge(ServiceError):
+    status, code, title = 431, "head_too_large", "Head too large"
 
 
 class Overloaded(ServiceError):

@@ -29,6 +29,8 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
 ENDPOINT = "serpentine.endpoint"
 """Of the scope: the path of what was refused before it was routed."""
+NO_ROOM = "serpentine.no_room"
+"""Of the scope: as many connections are open as are let in."""
 RETRIED = "serpentine.retried"
 """An extension of the scope, which a client cannot set."""
 _PREFIXES = {"/predict/stream": "sess", "/predict": "pred", "/generate": "gen"}

@@ -7,7 +7,8 @@ import asyncio
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import ENDPOINT, Caller, Edge
+from service.api.context import ENDPOINT, NO_ROOM, Caller, Edge
+from service.api.keys import OPEN
 from service.api.problems import count, problem_response
 from service.api.waiting import deadline_of, header_deadline_ms
 from service.engine.admission import Load, Ticket
@@ -36,6 +37,9 @@ class IntakeMiddleware:
             return
         caller, admission = Caller.of(scope), self.edge.runtime.admission
         try:
+            if NO_ROOM in scope and scope["path"] not in OPEN:
+                limit = self.edge.runtime.settings.max_connections
+                raise Overloaded(f"{limit} connections are open, which are all that are let in; try again later")
             if scope["path"] in TASKS and scope["method"] == "POST":
                 scope[ENDPOINT] = scope["path"]
                 self._check_room(scope, caller)
@@ -43,7 +47,10 @@ class IntakeMiddleware:
             ticket = admission.enter(Load(), caller.owner.key)
         except Overloaded as error:
             count(self.edge.runtime.metrics, error)
-            await problem_response(error, caller.id)(scope, receive, send)
+            response = problem_response(error, caller.id)
+            if NO_ROOM in scope:  # or the connection itself would keep others out
+                response.headers["Connection"] = "close"
+            await response(scope, receive, send)
             return
         try:
             await self.app(scope, _Counting(receive, ticket, self.edge.runtime.settings.body_idle_s), send)

@@ -15,7 +15,7 @@ import uvicorn
 
 from service.api.app import create_app
 from service.api.context import Gate
-from service.api.heads import HeadsProtocol
+from service.api.heads import heads_protocol
 from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
-            http=HeadsProtocol,
+            http=heads_protocol(runtime.metrics),
             limit_concurrency=runtime.settings.max_connections,
             timeout_graceful_shutdown=LAST_WORDS_S,
             ws_max_size=runtime.settings.max_message_bytes,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -72,7 +75,46 @@ def test_a_head_that_is_too_long_is_refused(send: Callable[[bytes], socket.socke
         connection.sendall(end)
     except OSError:  # it was closed meanwhile
         return
-    assert all_of(connection)[:12] in (b"HTTP/1.1 431", b"")  # which a reset may overtake
+    came = all_of(connection)
+    assert came[:12] in (b"HTTP/1.1 431", b"")  # which a reset may overtake
+    if came:
+        assert problem_of(came)["code"] == "head_too_large"
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: service\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n{}",
+        b"POST /predict HTTP/1.1\r\nHost: service\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}",
+        GET + b"X-Folded: a\r\n b\r\n\r\n",
+        b"GET /liv\xc3\xa9z HTTP/1.1\r\nHost: service\r\n\r\n",
+    ],
+    ids=["TLS", "two lengths", "two other lengths", "a folded line", "a path that is not ASCII"],
+)
+def test_what_is_no_request_is_a_problem_and_is_counted(
+    send: Callable[[bytes], socket.socket], url: str, nonsense: bytes
+) -> None:
+    before = counted(url, "bad_request")
+    came = all_of(send(nonsense))
+    assert came.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert problem_of(came)["code"] == "bad_request"
+    assert counted(url, "bad_request") == before + 1
+
+
+def test_a_body_that_is_refused_is_not_waited_for_for_ever(send: Callable[[bytes], socket.socket]) -> None:
+    connection = send(HALF.replace(b"Length: 2", b"Length: 9999999999"))
+    assert connection.recv(65536).startswith(b"HTTP/1.1 413")
+    assert is_cut_off(connection)
+
+
+def test_a_body_that_is_refused_is_read_so_that_its_client_hears_why(url: str) -> None:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        for _ in range(2):
+            answer = client.post("/predict", content=b"y" * 2_000_000, headers={"Content-Type": "text/plain"})
+            assert answer.status_code == 415
+        time.sleep(1.2)  # longer than what is left of a body may take: that all of it came is known
+        assert client.get("/livez").status_code == 200
 
 
 def test_a_body_and_a_socket_may_take_longer_than_a_head(
@@ -86,9 +128,18 @@ def test_a_body_and_a_socket_may_take_longer_than_a_head(
         assert stream.start()["type"] == "session.started"
 
 
-def test_connections_beyond_the_limit_are_told(send: Callable[[bytes], socket.socket], url: str) -> None:
+def test_connections_beyond_the_limit_are_told_and_probes_are_answered(
+    send: Callable[[bytes], socket.socket], url: str
+) -> None:
     idle = [send(HALF) for _ in range(6)]
     assert told(url, 503)
+    refused = httpx.get(f"{url}/models")
+    assert refused.json()["code"] == "overloaded"
+    assert refused.json()["request_id"] == refused.headers["X-Request-Id"]
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert refused.headers["Connection"] == "close"
+    for path in ("/livez", "/readyz", "/metrics"):  # or an orchestrator would end what is only busy
+        assert httpx.get(url + path).status_code == 200
     for connection in idle:
         connection.close()
     assert told(url, 200)
@@ -97,6 +148,38 @@ def test_connections_beyond_the_limit_are_told(send: Callable[[bytes], socket.so
 def told(url: str, status: int) -> bool:
     """Whether this status comes in time: connections open and close when the loop gets to it."""
     until = time.monotonic() + 5
-    while httpx.get(f"{url}/livez").status_code != status and time.monotonic() < until:
+    while httpx.get(f"{url}/models").status_code != status and time.monotonic() < until:
         time.sleep(0.02)
-    return httpx.get(f"{url}/livez").status_code == status
+    return httpx.get(f"{url}/models").status_code == status
+
+
+def is_cut_off(connection: socket.socket) -> bool:
+    """Whether the other side closes while a byte now and then is sent."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            connection.sendall(b"y")
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def problem_of(came: bytes) -> dict[str, Any]:
+    """The body of a refusal, which has the headers of every answer."""
+    head, _, body = came.partition(b"\r\n\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head.decode().split("\r\n"))}
+    problem: dict[str, Any] = json.loads(body)
+    assert headers["content-type"] == "application/problem+json"
+    assert headers["x-request-id"] == problem["request_id"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["connection"] == "close"
+    return problem
+
+
+def counted(url: str, reason: str) -> float:
+    found = re.search(
+        rf'^serpentine_rejections_total{{reason="{reason}"}} (\S+)$', httpx.get(f"{url}/metrics").text, re.M
+    )
+    assert found
+    return float(found[1])
