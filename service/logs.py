@@ -37,7 +37,14 @@ def configure_logging(level: str, kind: str, stream: TextIO | None = None) -> No
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each broken form, which is answered
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its start and stop are announced by ours
+    server = logging.getLogger("uvicorn.error")
+    server.setLevel(logging.WARNING)  # its start and stop are announced by ours
+    server.addFilter(_no_refused_socket)  # once, however often it is added
+
+
+def _no_refused_socket(record: logging.LogRecord) -> bool:
+    """uvicorn takes a socket that is refused, which anybody can cause, for an error of the application."""
+    return record.msg != "ASGI callable returned without completing handshake."
 
 
 class JsonFormatter(logging.Formatter):

@@ -15,6 +15,7 @@ from service.api.generate import generate_router
 from service.api.health import health_router
 from service.api.intake import IntakeMiddleware
 from service.api.keys import KeyMiddleware
+from service.api.methods import HeadMiddleware
 from service.api.metrics import metrics_router
 from service.api.middleware import RequestMiddleware
 from service.api.models import models_router
@@ -63,6 +64,7 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
     app.include_router(docs_router(app))
     install_problems(app, runtime.metrics)
     install_openapi(app)
+    app.add_middleware(HeadMiddleware)
     app.add_middleware(IntakeMiddleware, edge=edge)
     app.add_middleware(KeyMiddleware, edge=edge)
     app.add_middleware(RequestMiddleware, edge=edge)  # around it: what is refused has an id and a log line too

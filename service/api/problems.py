@@ -13,8 +13,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from service.api.context import Caller
+from service.api.methods import allowed
 from service.errors import FieldError, Internal, InvalidInput, NotFound, ServiceError
 from service.metrics import Metrics, is_refusal
 
@@ -39,6 +42,8 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="serpentine"'
+    if error.status == HTTPStatus.UPGRADE_REQUIRED:
+        headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
     return _response(error.status, problem(error, request_id), headers)
 
 
@@ -80,16 +85,27 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
             return await service_error(request, NotFound(f"no such path: {request.url.path[:MAX_KEY_CHARS]}"))
         status = HTTPStatus(error.status_code)
         code = status.name.lower()
-        detail = error.detail
+        detail, headers = error.detail, dict(error.headers or {})
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
-            detail = f"{request.method} is not allowed here"
+            methods = ", ".join(allowed(app.router, request.scope))
+            detail = f"{request.method} is not allowed here; {methods} are"
+            headers["Allow"] = methods  # of all routes of the path: the error names those of the first
         metrics.rejections_total.labels(reason=code).inc()
         body = _body(status, code, status.phrase, detail, Caller.of(request).id)
-        return _response(status, body, error.headers or {})
+        return _response(status, body, headers)
 
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=CLIENT_GONE)
 
+    async def no_route(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            raise HTTPException(HTTPStatus.NOT_FOUND)
+        error = NotFound(f"no such socket: {scope['path'][:MAX_KEY_CHARS]}; there is /predict/stream")
+        count(metrics, error)
+        response = problem_response(error, Caller.of(scope).id)
+        await WebSocket(scope, receive, send).send_denial_response(response)
+
+    app.router.default = no_route  # starlette's closes sockets without a word
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)

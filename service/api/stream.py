@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.api.bodies import parse_base64
@@ -37,6 +38,7 @@ from service.errors import (
     Overloaded,
     RateLimited,
     ServiceError,
+    UpgradeRequired,
 )
 from service.features.incremental import Frame
 from service.live import LiveOptions, LiveSession
@@ -56,6 +58,10 @@ def stream_router(edge: Edge) -> APIRouter:
     @router.websocket("/predict/stream")
     async def stream(websocket: WebSocket) -> None:
         await _Stream(edge, websocket, Caller.of(websocket)).serve()
+
+    @router.get("/predict/stream", include_in_schema=False)
+    async def no_stream() -> Response:
+        raise UpgradeRequired("this path is a WebSocket's: send Connection: Upgrade and Upgrade: websocket")
 
     return router
 
