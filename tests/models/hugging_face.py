@@ -1,17 +1,25 @@
-"""Hugging Face Mamba folders of random weights, written by transformers itself."""
+"""Hugging Face Mamba folders of random weights, written by transformers itself, and what becomes of them."""
 
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
+from service.models.convert import convert
+from service.models.generative_checkpoint import GenerativeCheckpoint, load_generative
+
 VOCABULARY = 61
 SIZES = {"vocab_size": VOCABULARY, "hidden_size": 24, "num_hidden_layers": 3, "state_size": 5, "eos_token_id": 7}
+TOKENS = torch.randint(0, VOCABULARY, (40,), generator=torch.Generator().manual_seed(3)).tolist()
 
 
 def random_mamba(*, seed: int = 0, **options: Any) -> MambaForCausalLM:
@@ -41,3 +49,26 @@ def save_mamba(model: MambaForCausalLM, folder: Path, **how: Any) -> Path:
 def logits_of(model: MambaForCausalLM, tokens: list[int]) -> Tensor:
     """Its logits [t, vocabulary]."""
     return model(torch.tensor([tokens]), use_cache=False).logits[0]
+
+
+def converted(folder: Path, **options: Any) -> GenerativeCheckpoint:
+    """The folder, converted into `out` beside it and loaded."""
+    out = folder.parent / "out"
+    convert("hf-mamba", folder, out, **options)
+    return load_generative(out)
+
+
+def refused(folder: Path) -> str:
+    """What conversion of the folder says, which must name it and leave nothing."""
+    out = folder.parent / "refused"
+    with pytest.raises(ValueError, match=re.escape(str(folder))) as error:
+        convert("hf-mamba", folder, out)
+    assert not out.exists()
+    return str(error.value)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    """Write the folder's tensors anew, as `change` leaves them."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
