@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from service.codecs.prompt import PromptPart, encode_parts, joined, most_tokens
+from service.codecs.prompt import PromptPart, encode_parts, is_light, joined, most_tokens
 from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
 from service.engine.generation_program import GenerationProgram, rows_needed
 from service.engine.params import SamplingParams
@@ -70,8 +70,9 @@ class Generating(Writing[Generation]):
         return most + self.sequences * self.params.max_tokens
 
     def start(self, prompt: Sequence[PromptPart]) -> None:
-        """Start in the feature workers. Raises Overloaded."""
-        self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer)
+        """Start in the feature workers, or, with a short prompt and no session, here. Raises Overloaded."""
+        light = is_light(prompt) and self.session_id is None
+        self.prepare("its prompt was encoded", lambda: self._encode(prompt), self._infer, light=light)
 
     def _encode(self, parts: Sequence[PromptPart]) -> _Prompt:
         begun, limits, vocabulary = time.monotonic(), media_limits(self.runtime.settings), self.model.vocabulary

@@ -12,7 +12,8 @@ import pytest
 
 from service.engine.prediction import Prediction, PredictOptions
 from service.errors import DeadlineExceeded, Draining, EngineDown, InvalidInput, Overloaded, ServiceError
-from service.features.types import Clip, Media, Steps
+from service.features.types import Clip, Media, Steps, TextSegment
+from service.predicting import LIGHT
 from tests.checkpoints import WIDTHS
 from tests.engine.clips import Gate
 from tests.runtimes import BOTH, Features, StartRuntime, assert_nothing_inside, gate_model, random_features, submit
@@ -64,6 +65,7 @@ def test_cancelling_ends_the_work_within_a_step(start_runtime: StartRuntime) -> 
 def test_what_is_cancelled_before_a_worker_has_time_is_never_extracted(
     start_runtime: StartRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.predicting.LIGHT", 0)
     runtime = start_runtime(feature_threads=1)
     extractor, gate, extracted = runtime.model(None).extractor, Gate(), []
     extract = extractor.extract
@@ -84,6 +86,36 @@ def test_what_is_cancelled_before_a_worker_has_time_is_never_extracted(
     assert len(extracted) == 2  # the first, and the probe
     sample = runtime.metrics.registry.get_sample_value
     assert sample("serpentine_cancellations_total", {"phase": "features"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("media", "steps", "light"),
+    [
+        (Media(), 3, True),
+        (Media(), 1 + LIGHT // 6, False),
+        (Media((TextSegment("so glad"),)), 3, False),
+    ],
+    ids=["few features", "many features", "words"],
+)
+def test_only_what_takes_next_to_nothing_is_prepared_by_the_caller(
+    start_runtime: StartRuntime, monkeypatch: pytest.MonkeyPatch, media: Media, steps: int, light: bool
+) -> None:
+    runtime, names = start_runtime(), []
+    extractor = runtime.model(None).extractor
+    extract = extractor.extract
+
+    def told(media: Media, features: Features) -> Clip:
+        names.append(threading.current_thread().name)
+        return extract(Media(), features)
+
+    monkeypatch.setattr(extractor, "extract", told)
+    features = {"text": Steps(np.ones((steps, 6), np.float32))}
+    model, options = runtime.model(None), PredictOptions()
+    runtime.submit(model, media, features, options, deadline=None, request_id="test").result(60)
+    assert [name == threading.current_thread().name for name in names] == [light]
+    id = runtime.sessions.create(model.name, model.snapshots.initial()).id
+    runtime.submit(model, media, features, options, deadline=None, request_id="test", session_id=id).result(60)
+    assert names[1].startswith("features")  # where a session is kept may be far away
 
 
 def test_results_that_come_from_several_threads_at_once_answer_once(

@@ -13,6 +13,7 @@ from service.features.limits import MediaLimits
 from service.models.vocabulary import TEXT, Vocabulary
 
 MAX_PIXELS = 16_000_000  # of a picture as it comes
+LIGHT_CHARS, LIGHT_IDS = 1024, 4096  # of a prompt that need not wait for a worker
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,13 @@ def most_tokens(parts: Sequence[PromptPart], vocabulary: Vocabulary) -> int:
             medium = vocabulary.media.get(IMAGE if isinstance(part, ImagePart) else SPEECH)
             total += 0 if medium is None else medium.codes[1] + 2
     return total + 2  # bos, and the sentinel before an answer
+
+
+def is_light(parts: Sequence[PromptPart]) -> bool:
+    """Whether a prompt is encoded in a fraction of a millisecond: few characters and ids, nothing to decode."""
+    chars = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    ids = sum(len(part.ids) for part in parts if isinstance(part, TokensPart))
+    return chars <= LIGHT_CHARS and ids <= LIGHT_IDS and all(isinstance(part, TextPart | TokensPart) for part in parts)
 
 
 def joined(

@@ -9,7 +9,17 @@ from dataclasses import replace
 import pytest
 
 from service.codecs.bundle import Codecs
-from service.codecs.prompt import AudioPart, ImagePart, PromptPart, TextPart, TokensPart, encode_prompt
+from service.codecs.prompt import (
+    LIGHT_CHARS,
+    LIGHT_IDS,
+    AudioPart,
+    ImagePart,
+    PromptPart,
+    TextPart,
+    TokensPart,
+    encode_prompt,
+    is_light,
+)
 from service.errors import InvalidInput, ServiceError, TooLarge
 from service.features.limits import MediaLimits
 from service.models.vocabulary import Vocabulary
@@ -121,3 +131,17 @@ def test_the_length_of_all_parts_together_is_bounded(codecs: Codecs) -> None:
         encode_prompt(parts, TRIO, codecs, LIMITS)
     with pytest.raises(TooLarge, match="120 characters"):
         encode_prompt([TextPart("7" * 40)] * 3, TRIO, codecs, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("parts", "light"),
+    [
+        ([TextPart("a"), TokensPart("image", [1, 2])], True),
+        ([TextPart("a" * LIGHT_CHARS), TextPart("a")], False),
+        ([TokensPart("image", [1] * (LIGHT_IDS + 1))], False),
+        ([TextPart("a"), ImagePart(b"")], False),
+        ([AudioPart(b"")], False),
+    ],
+)
+def test_a_prompt_is_light_where_nothing_is_decoded(parts: list[PromptPart], light: bool) -> None:
+    assert is_light(parts) is light

@@ -115,6 +115,8 @@ def test_while_its_features_are_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gate = Gate()
+    monkeypatch.setattr("service.predicting.LIGHT", 0)
+    monkeypatch.setattr("service.codecs.prompt.LIGHT_CHARS", 0)
     if model == "tiny":
         extractor = service.runtime.model("tiny").extractor
         extract = extractor.extract
