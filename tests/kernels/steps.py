@@ -1,15 +1,17 @@
-"""Driving the ops of any backend in tests, from poisoned pools, and holding them to the reference."""
+"""Driving the ops of any backend in tests, from poisoned pools."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from tests.kernels.cases import Case, Step, assert_untouched, in_chunks, make_case, poison
+from service.kernels import causal_conv1d, coupled_scan, selective_scan
+from tests.kernels.cases import Case, Step, make_case, poison
 
+Op = Callable[..., Tensor]
 COUPLINGS = ("mean", "learned", "sum", "none")
 
 
@@ -27,14 +29,14 @@ class Pools:
         self.started = torch.ones(case.pool_rows, case.x.shape[0], dtype=torch.bool)
 
 
-def coupled_step(case: Case, kind: str, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+def coupled_step(case: Case, kind: str, pools: Pools, op: Op) -> Step:
     def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
         to = {"dtype": pools.state.dtype}
         x, dt, B, C = (tensor[:, rows].to(**to) for tensor in (case.x, case.dt, case.B, case.C))
         A, D, G = case.A.to(**to), case.D.to(**to), case.coupling(kind).to(**to)
         kept = {"state": pools.state, "started": pools.started, "slots": case.slots, "offsets": offsets}
         present = case.present[:, rows]
-        return op(x, dt, A, B, C, D, G, fresh=fresh, present=present, renormalise=kind != "sum", **kept, **more)
+        return op(x, dt, A, B, C, D, G, fresh=fresh, present=present, renormalise=kind != "sum", **kept)
 
     return step
 
@@ -44,7 +46,7 @@ def coupled_pools(case: Case, kind: str, dtype: torch.dtype) -> Pools:
     return Pools(case, 1 if kind in ("mean", "sum") else m, n, d, dtype=dtype)
 
 
-def selective_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+def selective_step(case: Case, pools: Pools, op: Op) -> Step:
     def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
         heard = torch.ones_like(rows, dtype=torch.bool) if case.present[0].all() else case.present[0, rows]
         x, dt, B, C = (
@@ -53,34 +55,51 @@ def selective_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: 
         )
         A, D = case.A[0].to(pools.state.dtype), case.D[0].to(pools.state.dtype)
         kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
-        return op(x, dt, A, B, C, D, **kept, **more)[None]
+        return op(x, dt, A, B, C, D, **kept)[None]
 
     return step
 
 
-def conv_step(case: Case, pools: Pools, op: Callable[..., Tensor], **more: Any) -> Step:
+def conv_step(case: Case, pools: Pools, op: Op) -> Step:
     def step(rows: Tensor, offsets: Tensor, fresh: Tensor) -> Tensor:
         x, weight, bias = (t.to(pools.state.dtype) for t in (case.x[:, rows], case.weight, case.bias))
         kept = {"state": pools.state, "slots": case.slots, "offsets": offsets, "fresh": fresh}
-        return op(x, weight, bias, present=case.present[:, rows], **kept, **more)
+        return op(x, weight, bias, present=case.present[:, rows], **kept)
 
     return step
 
 
-def assert_equals_reference(
-    case: Case, pools: Callable[[torch.dtype], Pools], step: Callable[..., Step], ops: Sequence[Any]
-) -> None:
-    reference, native = ops
-    expected_pools, pools32 = pools(torch.float64), pools(torch.float32)
-    before = pools32.state.clone()
-    expected = in_chunks(step(expected_pools, reference), case.lengths, [])
-    y = in_chunks(step(pools32, native), case.lengths, [])
-    # Relative to the largest: a sum of many terms is as precise as its terms.
-    for ours, theirs in ((y, expected), (pools32.state[case.slots], expected_pools.state[case.slots])):
-        scale = float(theirs.abs().amax()) if theirs.numel() else 1.0
-        torch.testing.assert_close(ours.double(), theirs, rtol=2e-6, atol=2e-6 * max(scale, 1e-6))
-    assert torch.equal(pools32.started, expected_pools.started)
-    assert_untouched(pools32.state, before, case.slots)
+class Driven(NamedTuple):
+    """An op over one case: its pools of a dtype, a step of any backend's op on them, and the reference's."""
+
+    pools: Callable[[torch.dtype], Pools]
+    step: Callable[[Pools, Op], Step]
+    reference: Op
+
+
+def drive_coupled(case: Case, kind: str) -> Driven:
+    return Driven(
+        lambda dtype: coupled_pools(case, kind, dtype),
+        lambda pools, op: coupled_step(case, kind, pools, op),
+        coupled_scan.coupled_scan,
+    )
+
+
+def drive_selective(case: Case) -> Driven:
+    return Driven(
+        lambda dtype: Pools(case, *case.A.shape[1:], dtype=dtype),
+        lambda pools, op: selective_step(case, pools, op),
+        selective_scan.selective_scan,
+    )
+
+
+def drive_conv(case: Case) -> Driven:
+    m, taps, d = case.weight.shape
+    return Driven(
+        lambda dtype: Pools(case, m, taps - 1, d, dtype=dtype),
+        lambda pools, op: conv_step(case, pools, op),
+        causal_conv1d.causal_conv1d,
+    )
 
 
 def bits(tensor: Tensor) -> bytes:

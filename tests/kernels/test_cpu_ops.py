@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,23 +10,22 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from service.kernels import causal_conv1d, coupled_scan, routed_linear, selective_scan
+from service.kernels import routed_linear
 from service.kernels.causal_conv1d.cpu import causal_conv1d as conv_cpu
 from service.kernels.coupled_scan.cpu import coupled_scan as coupled_cpu
 from service.kernels.cpu import BEST, INSTRUCTION_SETS
 from service.kernels.routed_linear.cpu import routed_linear as linear_cpu
 from service.kernels.selective_scan.cpu import selective_scan as selective_cpu
-from tests.kernels.cases import Case, Step, cases, cuts, in_chunks, make_case
+from tests.kernels.agreement import WRONG, assert_chunks_keep_bits, assert_equals_reference, assert_refused
+from tests.kernels.cases import Case, cases, cuts
 from tests.kernels.steps import (
     COUPLINGS,
-    Pools,
-    assert_equals_reference,
     bits,
-    conv_step,
     coupled_pools,
-    coupled_step,
+    drive_conv,
+    drive_coupled,
+    drive_selective,
     routed,
-    selective_step,
     sized,
 )
 
@@ -51,24 +50,14 @@ def test_coupled_scan_equals_the_reference(isa: str, kind: str, size: Any) -> No
     case = sized(*size)
     if kind == "sum":  # diverges: few steps
         case = sized(*size[:4], [min(length, 9) for length in size[4]])
-
-    def step(pools: Pools, op: Any) -> Step:
-        return coupled_step(case, kind, pools, op, **({"isa": isa} if op is coupled_cpu else {}))
-
-    ops = (coupled_scan.coupled_scan, coupled_cpu)
-    assert_equals_reference(case, lambda dtype: coupled_pools(case, kind, dtype), step, ops)
+    assert_equals_reference(case, drive_coupled(case, kind), partial(coupled_cpu, isa=isa))
 
 
 @every_set
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_selective_scan_equals_the_reference(isa: str, size: Any) -> None:
     case = sized(1, *size[1:])
-
-    def step(pools: Pools, op: Any) -> Step:
-        return selective_step(case, pools, op, **({"isa": isa} if op is selective_cpu else {}))
-
-    ops = (selective_scan.selective_scan, selective_cpu)
-    assert_equals_reference(case, lambda dtype: Pools(case, *case.A.shape[1:], dtype=dtype), step, ops)
+    assert_equals_reference(case, drive_selective(case), partial(selective_cpu, isa=isa))
 
 
 @every_set
@@ -76,54 +65,26 @@ def test_selective_scan_equals_the_reference(isa: str, size: Any) -> None:
 def test_steps_that_forget_everything_among_short_ones(isa: str, kind: str) -> None:
     case = sized(3, 5, 33, 4, [12, 3], density=1.0)
     case.dt[:, 2::3] *= 1e4  # decays of 2^-100000: less than a float can say
-
-    def step(pools: Pools, op: Any) -> Step:
-        return coupled_step(case, kind, pools, op, **({"isa": isa} if op is coupled_cpu else {}))
-
-    ops = (coupled_scan.coupled_scan, coupled_cpu)
-    assert_equals_reference(case, lambda dtype: coupled_pools(case, kind, dtype), step, ops)
-    whole, cut = (coupled_pools(case, kind, torch.float32) for _ in range(2))
-    every = range(12)
-    assert bits(in_chunks(step(whole, coupled_cpu), case.lengths, [])) == bits(
-        in_chunks(step(cut, coupled_cpu), case.lengths, every)
-    )
+    driven, op = drive_coupled(case, kind), partial(coupled_cpu, isa=isa)
+    assert_equals_reference(case, driven, op)
+    assert_chunks_keep_bits(case, driven, op, range(12))
 
 
 @every_set
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_causal_conv1d_equals_the_reference(isa: str, size: Any) -> None:
     case = sized(*size)
-    m, taps, d = case.weight.shape
-
-    def step(pools: Pools, op: Any) -> Step:
-        return conv_step(case, pools, op, **({"isa": isa} if op is conv_cpu else {}))
-
-    ops = (causal_conv1d.causal_conv1d, conv_cpu)
-    assert_equals_reference(case, lambda dtype: Pools(case, m, taps - 1, d, dtype=dtype), step, ops)
+    assert_equals_reference(case, drive_conv(case), partial(conv_cpu, isa=isa))
 
 
 @every_set
 @settings(max_examples=25)
 @given(case=cases(), at=cuts)
 def test_any_chunking_gives_the_same_bits(isa: str, case: Case, at: list[int]) -> None:
-    m, n, d = case.A.shape
-    window = (m, case.weight.shape[1] - 1, d)
-    makers: list[tuple[Callable[[], Pools], Callable[[Pools], Step]]] = [
-        (lambda: Pools(case, n, d, dtype=torch.float32), lambda p: selective_step(case, p, selective_cpu, isa=isa)),
-        (lambda: Pools(case, *window, dtype=torch.float32), lambda p: conv_step(case, p, conv_cpu, isa=isa)),
-    ]
+    assert_chunks_keep_bits(case, drive_selective(case), partial(selective_cpu, isa=isa), at)
+    assert_chunks_keep_bits(case, drive_conv(case), partial(conv_cpu, isa=isa), at)
     for kind in COUPLINGS:
-        makers.append(
-            (
-                lambda kind=kind: coupled_pools(case, kind, torch.float32),
-                lambda p, kind=kind: coupled_step(case, kind, p, coupled_cpu, isa=isa),
-            )
-        )
-    for make, step in makers:
-        whole, cut = make(), make()
-        assert bits(in_chunks(step(whole), case.lengths, [])) == bits(in_chunks(step(cut), case.lengths, at))
-        assert bits(whole.state) == bits(cut.state)
-        assert torch.equal(whole.started, cut.started)
+        assert_chunks_keep_bits(case, drive_coupled(case, kind), partial(coupled_cpu, isa=isa), at)
 
 
 @every_set
@@ -191,34 +152,9 @@ def test_addresses_need_no_alignment_and_any_number_of_states_will_do(isa: str, 
         assert bits(aligned.state) == bits(apart.state)
 
 
-WRONG = [
-    ("x", torch.zeros(3, 6, 4)),
-    ("A", torch.zeros(3, 2, 5)),
-    ("started", torch.zeros(5, 2, dtype=torch.bool)),
-    ("present", torch.ones(3, 6, dtype=torch.bool)),
-    ("offsets", torch.tensor([0, 5, 8])),
-    ("offsets", torch.tensor([0, 8, 7])),
-    ("offsets", torch.tensor([1, 5, 7])),
-    ("slots", torch.tensor([2, 2])),
-    ("slots", torch.tensor([2, 5])),
-    ("slots", torch.tensor([-1, 2])),
-    ("fresh", torch.ones(1, dtype=torch.bool)),
-    ("state", torch.zeros(5, 3, 2, 4, dtype=torch.float64)),
-    ("state", torch.zeros(5, 3, 4, 2).transpose(2, 3)),
-]
-
-
 @pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_argument_is_named_and_nothing_is_written(name: str, wrong: Tensor) -> None:
-    case = make_case(3, 2, 4, 3, [5, 2], torch.ones(3, 7, dtype=torch.bool), seed=0)
-    arguments: dict[str, Any] = {key: getattr(case, key) for key in ("x", "dt", "A", "B", "C", "D")}
-    arguments |= {"coupling": case.learned, "state": torch.full((5, 3, 2, 4), torch.nan), "slots": case.slots}
-    arguments |= {"started": torch.zeros(5, 3, dtype=torch.bool), "offsets": case.offsets, "present": case.present}
-    arguments["fresh"] = torch.ones(2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=rf"coupled_scan: .*{'dt' if name == 'x' else name}"):
-        coupled_cpu(**(arguments | {name: wrong}))
-    assert arguments["state"].isnan().all()
-    coupled_cpu(**arguments)
+    assert_refused(coupled_cpu, name, wrong)
 
 
 def test_an_unknown_instruction_set_is_refused_with_those_there_are() -> None:

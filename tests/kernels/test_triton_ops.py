@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,22 +9,22 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from service.kernels import causal_conv1d, coupled_scan, routed_linear, selective_scan
+from service.kernels import routed_linear
 from service.kernels.causal_conv1d.triton import causal_conv1d as conv_triton
 from service.kernels.coupled_scan.triton import coupled_scan as coupled_triton
 from service.kernels.routed_linear.triton import routed_linear as linear_triton
 from service.kernels.selective_scan.triton import selective_scan as selective_triton
-from tests.kernels.cases import Case, Step, cases, cuts, in_chunks, make_case, offsets_of
+from tests.kernels.agreement import WRONG, assert_chunks_keep_bits, assert_equals_reference, assert_refused
+from tests.kernels.cases import Case, cases, cuts, make_case, offsets_of
 from tests.kernels.steps import (
     COUPLINGS,
-    Pools,
-    assert_equals_reference,
     bits,
-    conv_step,
     coupled_pools,
     coupled_step,
+    drive_conv,
+    drive_coupled,
+    drive_selective,
     routed,
-    selective_step,
     sized,
 )
 from tests.kernels.triton_device import MARKS, on_device
@@ -47,58 +46,28 @@ SIZES = [
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_coupled_scan_equals_the_reference(kind: str, size: Any) -> None:
     case = sized(*size[:4], [min(length, 9) for length in size[4]])
-
-    def step(pools: Pools, op: Any) -> Step:
-        return coupled_step(case, kind, pools, op)
-
-    ops = (coupled_scan.coupled_scan, coupled)
-    assert_equals_reference(case, lambda dtype: coupled_pools(case, kind, dtype), step, ops)
+    assert_equals_reference(case, drive_coupled(case, kind), coupled)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_selective_scan_equals_the_reference(size: Any) -> None:
     case = sized(1, *size[1:])
-
-    def step(pools: Pools, op: Any) -> Step:
-        return selective_step(case, pools, op)
-
-    ops = (selective_scan.selective_scan, selective)
-    assert_equals_reference(case, lambda dtype: Pools(case, *case.A.shape[1:], dtype=dtype), step, ops)
+    assert_equals_reference(case, drive_selective(case), selective)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (1, 1, 3, 32, [35, 3])], ids=str)
 def test_causal_conv1d_equals_the_reference(size: Any) -> None:
     case = sized(*size)
-    m, taps, d = case.weight.shape
-
-    def step(pools: Pools, op: Any) -> Step:
-        return conv_step(case, pools, op)
-
-    ops = (causal_conv1d.causal_conv1d, conv)
-    assert_equals_reference(case, lambda dtype: Pools(case, m, taps - 1, d, dtype=dtype), step, ops)
+    assert_equals_reference(case, drive_conv(case), conv)
 
 
 @settings(max_examples=3)
 @given(case=cases(), at=cuts)
 def test_any_chunking_gives_the_same_bits(case: Case, at: list[int]) -> None:
-    m, n, d = case.A.shape
-    window = (m, case.weight.shape[1] - 1, d)
-    makers: list[tuple[Callable[[], Pools], Callable[[Pools], Step]]] = [
-        (lambda: Pools(case, n, d, dtype=torch.float32), lambda p: selective_step(case, p, selective)),
-        (lambda: Pools(case, *window, dtype=torch.float32), lambda p: conv_step(case, p, conv)),
-    ]
+    assert_chunks_keep_bits(case, drive_selective(case), selective, at)
+    assert_chunks_keep_bits(case, drive_conv(case), conv, at)
     for kind in ("mean", "learned"):
-        makers.append(
-            (
-                lambda kind=kind: coupled_pools(case, kind, torch.float32),
-                lambda p, kind=kind: coupled_step(case, kind, p, coupled),
-            )
-        )
-    for make, step in makers:
-        whole, cut = make(), make()
-        assert bits(in_chunks(step(whole), case.lengths, [])) == bits(in_chunks(step(cut), case.lengths, at))
-        assert bits(whole.state) == bits(cut.state)
-        assert torch.equal(whole.started, cut.started)
+        assert_chunks_keep_bits(case, drive_coupled(case, kind), coupled, at)
 
 
 def test_a_sequence_has_the_same_bits_alone_and_in_a_batch() -> None:
@@ -177,28 +146,6 @@ def test_a_modality_without_rows_is_not_read() -> None:
     assert bool(linear(x, weight, bias, route).isfinite().all())
 
 
-WRONG = [
-    ("x", torch.zeros(3, 6, 4)),
-    ("A", torch.zeros(3, 2, 5)),
-    ("started", torch.zeros(5, 2, dtype=torch.bool)),
-    ("present", torch.ones(3, 6, dtype=torch.bool)),
-    ("offsets", torch.tensor([0, 5, 8])),
-    ("slots", torch.tensor([2, 2])),
-    ("slots", torch.tensor([2, 5])),
-    ("fresh", torch.ones(1, dtype=torch.bool)),
-    ("state", torch.zeros(5, 3, 2, 4, dtype=torch.float64)),
-    ("state", torch.zeros(5, 3, 4, 2).transpose(2, 3)),
-]
-
-
 @pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_argument_is_named_and_nothing_is_written(name: str, wrong: Tensor) -> None:
-    case = make_case(3, 2, 4, 3, [5, 2], torch.ones(3, 7, dtype=torch.bool), seed=0)
-    arguments: dict[str, Any] = {key: getattr(case, key).float() for key in ("x", "dt", "A", "B", "C", "D")}
-    arguments |= {"coupling": case.learned, "state": torch.full((5, 3, 2, 4), torch.nan), "slots": case.slots}
-    arguments |= {"started": torch.zeros(5, 3, dtype=torch.bool), "offsets": case.offsets, "present": case.present}
-    arguments["fresh"] = torch.ones(2, dtype=torch.bool)
-    with pytest.raises(ValueError, match=rf"coupled_scan: .*{'dt' if name == 'x' else name}"):
-        coupled(**(arguments | {name: wrong}))
-    assert arguments["state"].isnan().all()
-    coupled(**arguments)
+    assert_refused(coupled, name, wrong)
