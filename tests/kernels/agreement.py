@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.bits import bits
 from tests.kernels.cases import Case, assert_untouched, in_chunks, make_case
-from tests.kernels.steps import Driven, Op, bits
+from tests.kernels.steps import Driven, Op
 
 WRONG = [  # arguments of the coupled scan that `assert_refused` makes
     ("x", torch.zeros(3, 6, 4)),

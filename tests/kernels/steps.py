@@ -102,10 +102,6 @@ def drive_conv(case: Case) -> Driven:
     )
 
 
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
-
-
 def routed(rows: int, copies: int, outputs: int, inputs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     g = torch.Generator().manual_seed(rows + outputs)
     weight = torch.randn(copies, outputs, inputs, generator=g)

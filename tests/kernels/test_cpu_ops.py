@@ -16,18 +16,10 @@ from service.kernels.coupled_scan.cpu import coupled_scan as coupled_cpu
 from service.kernels.cpu import BEST, INSTRUCTION_SETS
 from service.kernels.routed_linear.cpu import routed_linear as linear_cpu
 from service.kernels.selective_scan.cpu import selective_scan as selective_cpu
+from tests.bits import bits
 from tests.kernels.agreement import WRONG, assert_chunks_keep_bits, assert_equals_reference, assert_refused
 from tests.kernels.cases import Case, cases, cuts
-from tests.kernels.steps import (
-    COUPLINGS,
-    bits,
-    coupled_pools,
-    drive_conv,
-    drive_coupled,
-    drive_selective,
-    routed,
-    sized,
-)
+from tests.kernels.steps import COUPLINGS, coupled_pools, drive_conv, drive_coupled, drive_selective, routed, sized
 
 every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 # m, n, d, taps, lengths: odd widths, one state and many, empty and long sequences, more states than fit on the stack.

@@ -14,11 +14,11 @@ from service.kernels.causal_conv1d.triton import causal_conv1d as conv_triton
 from service.kernels.coupled_scan.triton import coupled_scan as coupled_triton
 from service.kernels.routed_linear.triton import routed_linear as linear_triton
 from service.kernels.selective_scan.triton import selective_scan as selective_triton
+from tests.bits import bits
 from tests.kernels.agreement import WRONG, assert_chunks_keep_bits, assert_equals_reference, assert_refused
 from tests.kernels.cases import Case, cases, cuts, make_case, offsets_of
 from tests.kernels.steps import (
     COUPLINGS,
-    bits,
     coupled_pools,
     coupled_step,
     drive_conv,

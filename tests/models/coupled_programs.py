@@ -1,20 +1,36 @@
-"""Forms of a Coupled Mamba that its programs are tested in, and one chunk of them."""
+"""Forms of a Coupled Mamba that its programs are tested in, one chunk of them, and chunks that are refused."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from service.models.base import Chunk
-from tests.models.clips import Clips, poisoned_state
+from tests.checkpoints import WIDTHS
+from tests.models.clips import Clips, make_clips, poisoned_state
 
 COUPLINGS = ("mean", "learned", "sum", "none", "layers")
 FORMS: list[dict[str, Any]] = [
     {},
     {"input": "mlp", "d_input": 9, "pool": ("mean",), "modality_weights": "ratio", "expand": 1},
     {"pool": ("mean", "max"), "d_state": 17, "d_model": 17, "d_conv": 3, "n_layers": 3},
+]
+
+WRONG: list[tuple[str, Any]] = [  # in a chunk of one clip of seven steps, all present; inputs by modality
+    ("text", {"text": torch.zeros(6, WIDTHS["text"])}),
+    ("audio", {"audio": torch.zeros(7, WIDTHS["audio"], dtype=torch.float64)}),
+    ("present", torch.ones(2, 7, dtype=torch.bool)),
+    ("present", torch.ones(3, 7)),
+    ("offsets", torch.tensor([0, 8, 7])),
+    ("offsets", torch.tensor([0, 5, 6])),
+    ("slots", torch.tensor([1, 1])),
+    ("slots", torch.tensor([1, 3])),
+    ("fresh", torch.tensor([True])),
+    ("reads", torch.tensor([7])),
 ]
 
 
@@ -38,5 +54,12 @@ def chunk_of(batch: Clips, **changes: Any) -> Chunk:
     return Chunk(**(entries | changes))
 
 
-def bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().numpy().tobytes()
+def assert_refused(executable: Any, name: str, wrong: Any) -> None:
+    """A chunk with a wrong entry is named and writes nothing, and the right one runs after it."""
+    good = chunk_of(make_clips([7], torch.ones(3, 7, dtype=torch.bool), seed=5))
+    state = poisoned_state(executable, 3, torch.float32)
+    changes = {"inputs": {**good.inputs, **wrong}} if isinstance(wrong, dict) else {name: wrong}
+    with pytest.raises(ValueError, match=name):
+        executable.run(replace(good, **changes), state)
+    assert state["ssm"].isnan().all()
+    executable.run(good, state)

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from service.kernels.cpu import INSTRUCTION_SETS
 from service.models.base import Chunk
 from service.models.coupled_mamba_cpu import CoupledMambaProgram
-from tests.checkpoints import WIDTHS, model_config, random_model
+from tests.bits import bits
+from tests.checkpoints import model_config, random_model
 from tests.models.clips import clips, cuts, make_clips, poisoned_state, run_clips
-from tests.models.coupled_programs import COUPLINGS, FORMS, advance, bits, chunk_of
+from tests.models.coupled_programs import COUPLINGS, FORMS, WRONG, advance, assert_refused
 
 every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 every_coupling = pytest.mark.parametrize("coupling", COUPLINGS)
@@ -147,27 +148,6 @@ def test_bf16_rounds_the_weights_of_the_projections_and_nothing_else() -> None:
     assert bits(outputs) == bits(run_clips(CoupledMambaProgram(model), batch))
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("text", {"text": torch.zeros(6, WIDTHS["text"])}),
-        ("audio", {"audio": torch.zeros(7, WIDTHS["audio"], dtype=torch.float64)}),
-        ("present", torch.ones(2, 7, dtype=torch.bool)),
-        ("present", torch.ones(3, 7)),
-        ("offsets", torch.tensor([0, 8, 7])),
-        ("offsets", torch.tensor([0, 5, 6])),
-        ("slots", torch.tensor([1, 1])),
-        ("slots", torch.tensor([1, 3])),
-        ("fresh", torch.tensor([True])),
-        ("reads", torch.tensor([7])),
-    ],
-)
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Any) -> None:
-    batch, executable = make_clips([7], torch.ones(3, 7, dtype=torch.bool), seed=5), program("mean")
-    state = poisoned_state(executable, 3, torch.float32)
-    good = chunk_of(batch)
-    changes = {"inputs": dict(good.inputs) | wrong} if isinstance(wrong, dict) else {name: wrong}
-    with pytest.raises(ValueError, match=name):
-        executable.run(chunk_of(batch, **changes), state)
-    assert state["ssm"].isnan().all()
-    executable.run(good, state)
+    assert_refused(program("mean"), name, wrong)

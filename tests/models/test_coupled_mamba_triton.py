@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from service.models.coupled_mamba_triton import CoupledMambaTriton
-from tests.checkpoints import WIDTHS, model_config, random_model
+from tests.bits import bits
+from tests.checkpoints import model_config, random_model
 from tests.kernels.triton_device import MARKS
-from tests.models.clips import Clips, make_clips, poisoned_state, run_clips
-from tests.models.coupled_programs import COUPLINGS, FORMS, advance, bits, chunk_of
+from tests.models.clips import Clips, make_clips, run_clips
+from tests.models.coupled_programs import COUPLINGS, FORMS, WRONG, advance, assert_refused
 from tests.models.triton_programs import Anywhere
 
 pytestmark = MARKS
@@ -70,27 +71,9 @@ def test_bf16_is_near_and_rounds_no_state() -> None:
     torch.testing.assert_close(outputs, expected, rtol=5e-2, atol=5e-2 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("text", {"text": torch.zeros(6, WIDTHS["text"])}),
-        ("audio", {"audio": torch.zeros(7, WIDTHS["audio"], dtype=torch.float64)}),
-        ("present", torch.ones(2, 7, dtype=torch.bool)),
-        ("present", torch.ones(3, 7)),
-        ("offsets", torch.tensor([0, 8, 7])),
-        ("slots", torch.tensor([1, 1])),
-        ("slots", torch.tensor([1, 3])),
-        ("fresh", torch.tensor([True])),
-        ("reads", torch.tensor([7])),
-    ],
-)
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Any) -> None:
-    batch, executable = make_clips([7], torch.ones(3, 7, dtype=torch.bool), seed=5), program("mean")
-    state = poisoned_state(executable, 3, torch.float32)
-    changes = {"inputs": dict(chunk_of(batch).inputs) | wrong} if isinstance(wrong, dict) else {name: wrong}
-    with pytest.raises(ValueError, match=name):
-        executable.run(chunk_of(batch, **changes), state)
-    assert state["ssm"].isnan().all()
+    assert_refused(program("mean"), name, wrong)
 
 
 def test_more_taps_than_were_built_are_refused() -> None:

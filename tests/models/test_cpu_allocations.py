@@ -35,7 +35,7 @@ import torch
 from tests.checkpoints import model_config, random_model
 from tests.generative import generative_model
 from tests.models.clips import make_clips, run_clips
-from tests.models.test_mixture_of_mamba_cpu import chunk_of, poisoned, prompts
+from tests.models.packed_tokens import chunk_of, poisoned, prompts
 from service.models.coupled_mamba_cpu import CoupledMambaProgram
 from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
 

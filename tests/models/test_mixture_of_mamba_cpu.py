@@ -15,10 +15,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from service.kernels.cpu import INSTRUCTION_SETS
-from service.models.base import State, TokenChunk
+from service.models.base import State
 from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
-from tests.generative import VOCABULARY, generative_model
-from tests.models.packed_tokens import bits, chunk_of, poisoned, prompts
+from tests.bits import bits
+from tests.generative import generative_model
+from tests.models.packed_tokens import (
+    BROKEN,
+    WRONG,
+    assert_equals_reference,
+    assert_reads_in_order,
+    assert_refused,
+    assert_state_refused,
+    chunk_of,
+    poisoned,
+    prompts,
+)
 
 SPLITS = (("in_proj", "x_proj", "dt_proj", "out_proj"), (), ("in_proj", "dt_proj"))
 FORMS: list[dict[str, Any]] = [
@@ -54,26 +65,7 @@ def run_cut(executable: Any, prompt: Tensor, at: Sequence[int], slot: int, state
 def test_equals_the_reference_in_float64(isa: str, form: int, dtype: torch.dtype, tolerance: float) -> None:
     model = generative_model(**FORMS[form])
     executable = MixtureOfMambaProgram(model, dtype=dtype, isa=isa, block_rows=7)  # blocks cut the sequences
-    if dtype == torch.bfloat16:  # what is rounded anyway is rounded on both sides; activations are on one only
-        for name, tensor in model.state_dict().items():
-            if name.endswith("_proj") or name in ("embedding", "head"):
-                tensor.copy_(tensor.bfloat16())
-    model.double()
-    state, expected_state = poisoned(executable, 6), poisoned(model, 6, torch.float64)
-    for name in state:  # of a sequence that goes on
-        values = torch.randn(state[name][5].shape, generator=torch.Generator().manual_seed(1))
-        state[name][5], expected_state[name][5] = values, values.double()
-    chunk = chunk_of(prompts([9, 0, 5, 1, 3]), [4, 1, 0, 2, 5], [True, True, True, True, False])
-    logits, expected = executable.run(chunk, state), model.run(chunk, expected_state)
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(logits.double(), expected, rtol=tolerance, atol=tolerance * scale)
-    for name in state:
-        scale = float(expected_state[name][[4, 1, 0, 2, 5]].abs().max())
-        torch.testing.assert_close(
-            state[name].double(), expected_state[name], rtol=tolerance, atol=tolerance * scale, equal_nan=True
-        )
-        assert state[name][3].isnan().all()  # nobody's
-        assert (state[name][1] == 0).all()  # empty and fresh
+    assert_equals_reference(executable, model, [9, 0, 5, 1, 3], dtype, tolerance)
 
 
 @every_set
@@ -143,62 +135,19 @@ def test_neither_threads_nor_blocks_change_a_bit(dtype: torch.dtype) -> None:
 
 
 def test_reads_come_in_the_order_they_were_asked_for() -> None:
-    executable = program(block_rows=5)
-    parts = prompts([6, 4])
-    chunk = chunk_of(parts, [0, 1], [True, True])
-    every = executable.run(chunk, poisoned(executable, 2))
-    order = torch.tensor([9, 0, 5, 5, 1])
-    some = TokenChunk(tokens=chunk.tokens, offsets=chunk.offsets, slots=chunk.slots, fresh=chunk.fresh, reads=order)
-    assert bits(executable.run(some, poisoned(executable, 2))) == bits(every[order])
-    none = TokenChunk(tokens=chunk.tokens, offsets=chunk.offsets, slots=chunk.slots, fresh=chunk.fresh, reads=order[:0])
-    assert executable.run(none, poisoned(executable, 2)).shape == (0, VOCABULARY.size)
+    assert_reads_in_order(program(block_rows=5), [6, 4])
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("tokens", torch.tensor([0, 1, VOCABULARY.size])),
-        ("tokens", torch.tensor([0, 1, -1])),
-        ("tokens", torch.tensor([0.0, 1.0, 2.0])),
-        ("offsets", torch.tensor([0, 2, 4])),
-        ("offsets", torch.tensor([0, 2])),
-        ("slots", torch.tensor([1, 1])),
-        ("slots", torch.tensor([0, 3])),
-        ("fresh", torch.tensor([1, 1])),
-        ("reads", torch.tensor([3])),
-        ("reads", torch.tensor([-1])),
-    ],
-)
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Tensor) -> None:
-    executable = program()
-    chunk = {
-        "tokens": torch.tensor([0, 1, 2]),
-        "offsets": torch.tensor([0, 2, 3]),
-        "slots": torch.tensor([0, 1]),
-        "fresh": torch.tensor([True, True]),
-        "reads": torch.tensor([2]),
-    }
-    state = poisoned(executable, 3)
-    with pytest.raises(ValueError, match=name):
-        executable.run(TokenChunk(**(chunk | {name: wrong})), state)
-    assert all(tensor.isnan().all() for tensor in state.values())
-    executable.run(TokenChunk(**chunk), state)
+    assert_refused(program(), name, wrong)
 
 
 @pytest.mark.parametrize(
-    "broken",
-    [
-        lambda state: {"conv": state["conv"]},
-        lambda state: state | {"ssm": state["ssm"].double()},
-        lambda state: state | {"ssm": state["ssm"][:2]},
-        lambda state: state | {"ssm": torch.empty(6, *state["ssm"].shape[1:])[::2]},
-    ],
+    "broken", [*BROKEN, lambda state: {**state, "ssm": torch.empty(6, *state["ssm"].shape[1:])[::2]}]
 )
 def test_a_state_that_is_not_as_allocated_is_refused(broken: Any) -> None:
-    executable = program()
-    chunk = chunk_of(prompts([2]), [0], [True])
-    with pytest.raises(ValueError, match="state: ssm"):
-        executable.run(chunk, broken(poisoned(executable, 3)))
+    assert_state_refused(program(), broken)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # Python 3.12 warns of what is tested here

@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.models.base import TokenChunk
 from service.models.mixture_of_mamba_triton import MixtureOfMambaTriton
+from tests.bits import bits
 from tests.generative import VOCABULARY, generative_model
 from tests.kernels.triton_device import MARKS
-from tests.models.packed_tokens import bits, chunk_of, poisoned, prompts
+from tests.models.packed_tokens import (
+    BROKEN,
+    WRONG,
+    assert_equals_reference,
+    assert_reads_in_order,
+    assert_refused,
+    assert_state_refused,
+    chunk_of,
+    poisoned,
+    prompts,
+)
 from tests.models.triton_programs import Anywhere
 
 pytestmark = MARKS
@@ -33,26 +43,7 @@ DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=s
 def test_equals_the_reference_in_float64(form: int, dtype: torch.dtype, tolerance: float) -> None:
     model = generative_model(**FORMS[form])
     executable = Anywhere(MixtureOfMambaTriton(model, dtype=dtype, block_rows=6))  # blocks cut the sequences
-    if dtype == torch.bfloat16:  # what is rounded anyway is rounded on both sides; activations are on one only
-        for name, tensor in model.state_dict().items():
-            if name.endswith("_proj") or name in ("embedding", "head"):
-                tensor.copy_(tensor.bfloat16())
-    model.double()
-    state, expected_state = poisoned(executable, 6), poisoned(model, 6, torch.float64)
-    for name in state:  # of a sequence that goes on
-        values = torch.randn(state[name][5].shape, generator=torch.Generator().manual_seed(1))
-        state[name][5], expected_state[name][5] = values, values.double()
-    chunk = chunk_of(prompts([5, 0, 4, 1, 2]), [4, 1, 0, 2, 5], [True, True, True, True, False])
-    logits, expected = executable.run(chunk, state), model.run(chunk, expected_state)
-    scale = float(expected.abs().max())
-    torch.testing.assert_close(logits.double(), expected, rtol=tolerance, atol=tolerance * scale)
-    for name in state:
-        scale = float(expected_state[name][[4, 1, 0, 2, 5]].abs().max())
-        torch.testing.assert_close(
-            state[name].double(), expected_state[name], rtol=tolerance, atol=tolerance * scale, equal_nan=True
-        )
-        assert state[name][3].isnan().all()  # nobody's
-        assert (state[name][1] == 0).all()  # empty and fresh
+    assert_equals_reference(executable, model, [5, 0, 4, 1, 2], dtype, tolerance)
 
 
 @DTYPES
@@ -85,53 +76,14 @@ def test_a_step_reads_no_weights_of_a_modality_that_has_no_token() -> None:
 
 
 def test_reads_come_in_the_order_they_were_asked_for() -> None:
-    executable = Anywhere(MixtureOfMambaTriton(generative_model(n_layers=1), block_rows=3))
-    chunk = chunk_of(prompts([3, 2]), [0, 1], [True, True])
-    every = executable.run(chunk, poisoned(executable, 2))
-    for order in (torch.tensor([4, 0, 2, 2]), torch.tensor([], dtype=torch.int64)):
-        some = TokenChunk(**(vars(chunk) | {"reads": order}))
-        assert bits(executable.run(some, poisoned(executable, 2))) == bits(every[order])
+    assert_reads_in_order(Anywhere(MixtureOfMambaTriton(generative_model(n_layers=1), block_rows=3)), [3, 2])
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("tokens", torch.tensor([0, 1, VOCABULARY.size])),
-        ("tokens", torch.tensor([0, 1, -1])),
-        ("tokens", torch.tensor([0.0, 1.0, 2.0])),
-        ("offsets", torch.tensor([0, 2, 4])),
-        ("offsets", torch.tensor([0, 2])),
-        ("slots", torch.tensor([1, 1])),
-        ("slots", torch.tensor([0, 3])),
-        ("fresh", torch.tensor([1, 1])),
-        ("reads", torch.tensor([3])),
-        ("reads", torch.tensor([-1])),
-    ],
-)
+@pytest.mark.parametrize(("name", "wrong"), WRONG)
 def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: Tensor) -> None:
-    executable = Anywhere(MixtureOfMambaTriton(generative_model()))
-    chunk = {
-        "tokens": torch.tensor([0, 1, 2]),
-        "offsets": torch.tensor([0, 2, 3]),
-        "slots": torch.tensor([0, 1]),
-        "fresh": torch.tensor([True, True]),
-        "reads": torch.tensor([2]),
-    }
-    state = poisoned(executable, 3)
-    with pytest.raises(ValueError, match=name):
-        executable.run(TokenChunk(**(chunk | {name: wrong})), state)
-    assert all(tensor.isnan().all() for tensor in state.values())
+    assert_refused(Anywhere(MixtureOfMambaTriton(generative_model(n_layers=1))), name, wrong)
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda state: {"conv": state["conv"]},
-        lambda state: state | {"ssm": state["ssm"].double()},
-        lambda state: state | {"ssm": state["ssm"][:2]},
-    ],
-)
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_state_that_is_not_as_allocated_is_refused(broken: Any) -> None:
-    executable = Anywhere(MixtureOfMambaTriton(generative_model()))
-    with pytest.raises(ValueError, match="state: ssm"):
-        executable.run(chunk_of(prompts([2]), [0], [True]), broken(poisoned(executable, 3)))
+    assert_state_refused(Anywhere(MixtureOfMambaTriton(generative_model(n_layers=1))), broken)

@@ -10,8 +10,9 @@ pytest.importorskip("triton", reason="Triton is not installed: there are no GPU 
 from service.kernels import backends
 from service.models.base import State, TokenChunk, allocate
 from service.models.mixture_of_mamba_triton import MixtureOfMambaTriton
+from tests.bits import bits
 from tests.generative import VOCABULARY, generative_model
-from tests.models.packed_tokens import bits, chunk_of, prompts
+from tests.models.packed_tokens import chunk_of, prompts
 
 pytestmark = pytest.mark.gpu
 WIDE = {"d_model": 512, "d_inner": 1024, "d_state": 16, "dt_rank": 32}
