@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.requests import Request
 from service.errors import BadRequest, InvalidInput, TooLarge, UnsupportedMedia
 
 MAX_HEADER_BYTES = 64 * 1024  # of a safetensors header: a handful of tensors and options
+_NO_NUMBER = re.compile("NaN|Infinity")  # as many writers of JSON have them
 _FLOATS: Mapping[str, type] = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
 
 
@@ -58,7 +60,19 @@ def parse_json(body: bytes, what: str = "the body") -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"{what} is not readable JSON: {error.msg} at byte {error.pos}") from None
+        raise BadRequest(f"{what} is not readable JSON: {_trouble(body, error)}") from None
+
+
+def _trouble(body: bytes, error: orjson.JSONDecodeError) -> str:
+    """What orjson stumbled over, and at which byte: it counts characters, and tells nothing of bytes that are none."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as wrong:
+        return f"not utf-8 at byte {wrong.start}"
+    at = len(text[: error.pos].encode())
+    if word := _NO_NUMBER.match(text, error.pos):
+        return f"{word[0]} at byte {at}; JSON has finite numbers only"
+    return f"{error.msg} at byte {at}"
 
 
 def parse_base64(data: str, loc: tuple[str | int, ...], max_bytes: int | None = None) -> bytes:

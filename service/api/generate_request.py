@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from service.api.bodies import parse_base64, parse_json
+from service.api.faults import faults_of
 from service.api.generate_schemas import ALL, AudioField, GenerateBody, ImageField, PartField, TextField
 from service.api.problems import invalid
 from service.codecs.prompt import AudioPart, ImagePart, PromptPart, TextPart, TokensPart
@@ -51,8 +52,7 @@ def parts_from(prompt: Sequence[PartField], max_media_bytes: int) -> tuple[Promp
 
 def faulty(error: ValidationError) -> InvalidInput:
     """pydantic's faults of a body with a prompt."""
-    faults = error.errors(include_url=False, include_context=False, include_input=False)
-    return invalid([_fault(fault) for fault in faults])
+    return invalid([_fault(fault) for fault in faults_of(error)])
 
 
 def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,9 +62,17 @@ def _fault(fault: Mapping[str, Any]) -> dict[str, Any]:
         if len(loc) > 2:
             loc = (*loc[:2], *loc[3:])  # without the tag by which the part's kind was told
         elif fault["type"].startswith("union_tag") or fault["type"] == "model_attributes_type":
-            known = '{"type": "text" | "image" | "audio" | "tokens", …}'
-            return {**fault, "loc": loc, "type": "value_error", "msg": f"a part is expected: {known}"}
+            return _no_part(loc, fault["input"])
     return {**fault, "loc": loc}
+
+
+def _no_part(loc: tuple[str | int, ...], given: Any) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        return {"type": "model_type", "loc": loc, "msg": "", "input": given}
+    if "type" not in given:
+        return {"type": "missing", "loc": (*loc, "type"), "msg": ""}
+    known = "text, image, audio or tokens is expected"
+    return {"type": "value_error", "loc": (*loc, "type"), "msg": known, "input": given["type"]}
 
 
 def _part(part: PartField, index: int, max_media_bytes: int) -> PromptPart:

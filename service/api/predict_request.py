@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
 from service.api.bodies import parse_base64, parse_json, parse_safetensors
+from service.api.faults import faults_of
 from service.api.forms import parse_form
 from service.api.problems import invalid
 from service.api.schemas import MediaFields, Options, PredictBody
@@ -39,7 +39,7 @@ def from_json(body: bytes) -> PredictRequest:
     try:
         request = PredictBody.model_validate(document)
     except ValidationError as error:
-        raise invalid(_faults(error)) from None
+        raise invalid(faults_of(error)) from None
     features = _features(dict(request.features or ()), dict(request.timestamps or ()), rows, times)
     return PredictRequest(_media(request.media), features, request)
 
@@ -53,7 +53,7 @@ def from_form(body: bytes, content_type: str) -> PredictRequest:
         try:
             options = Options.model_validate(document)
         except ValidationError as error:
-            raise invalid(_faults(error), ("options",)) from None
+            raise invalid(faults_of(error), ("options",)) from None
     text = (TextSegment(parts["text"]),) if "text" in parts else None
     return PredictRequest(Media(text, parts.get("audio"), parts.get("video")), {}, options)
 
@@ -79,7 +79,7 @@ def from_safetensors(body: bytes) -> PredictRequest:
     try:
         options = Options.model_validate(values)
     except ValidationError as error:
-        raise invalid(_faults(error), ("metadata",)) from None
+        raise invalid(faults_of(error), ("metadata",)) from None
     return PredictRequest(Media(), features, options)
 
 
@@ -109,7 +109,3 @@ def _media(fields: MediaFields | None) -> Media:
         None if fields.audio is None else parse_base64(fields.audio.data, ("media", "audio", "data")),
         None if fields.video is None else parse_base64(fields.video.data, ("media", "video", "data")),
     )
-
-
-def _faults(error: ValidationError) -> list[ErrorDetails]:
-    return error.errors(include_url=False, include_context=False, include_input=False)

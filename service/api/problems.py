@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service.api.context import Caller
+from service.api.faults import message
 from service.api.methods import allowed
 from service.errors import FieldError, Internal, InvalidInput, NotFound, ServiceError
 from service.metrics import Metrics, is_refusal
@@ -54,7 +55,7 @@ def unexpected() -> Internal:
 
 def invalid(faults: Sequence[Mapping[str, Any]], root: tuple[str, ...] = ()) -> InvalidInput:
     """pydantic's faults as ours, the first of them; `root` is where the validated value stood in the request."""
-    errors = tuple(FieldError((*root, *map(_short, fault["loc"])), _message(fault)) for fault in faults[:MAX_ERRORS])
+    errors = tuple(FieldError((*root, *map(_short, fault["loc"])), message(fault)) for fault in faults[:MAX_ERRORS])
     first = errors[0]
     where = ".".join(str(part) for part in first.loc) or "the body"
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -115,14 +116,6 @@ def install_problems(app: FastAPI, metrics: Metrics) -> None:
 def _short(part: str | int) -> str | int:
     """A client's own key, fit to be sent back."""
     return part if isinstance(part, int) or len(part) <= MAX_KEY_CHARS else f"{part[:MAX_KEY_CHARS]}…"
-
-
-def _message(fault: Mapping[str, Any]) -> str:
-    if fault["type"] == "extra_forbidden":
-        return "unknown field"
-    if fault["type"] == "model_type":
-        return "an object is expected"
-    return str(fault["msg"]).removeprefix("Value error, ")
 
 
 def _body(status: int, code: str, title: str, detail: str, request_id: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class _Stream:
         except DeadlineExceeded as error:
             await self._fail(error)
             raise _Closed(POLICY, "idle") from None
-        begun = time.monotonic()
+        begun, late = time.monotonic(), sum(session.features.late.values())
         self.messages += 1
         session.messages += 1
         try:
@@ -176,6 +176,8 @@ class _Stream:
             log.exception("unexpected error")
             await self._fail(unexpected())
             raise _Closed(FAULT, "internal") from None
+        finally:
+            self.metrics.late_steps_total.labels(session.model.name).inc(sum(session.features.late.values()) - late)
         self.metrics.frame_duration_seconds.labels(session.model.name).observe(time.monotonic() - begun)
         if self.done:
             raise _Closed(NORMAL, "ended")
@@ -203,9 +205,7 @@ class _Stream:
             assert isinstance(data, bytes)
             read = await self.edge.offload(len(data), read_binary, data)
         if isinstance(read, Frame):
-            late = sum(session.features.late.values())
             await self._measured(await session.take(read))
-            self.metrics.late_steps_total.labels(session.model.name).inc(sum(session.features.late.values()) - late)
         elif isinstance(read, EndSegment):
             measured, end = await session.end_segment(read.t)
             await self._measured(measured)

@@ -13,9 +13,11 @@ from pydantic import Field, ValidationError
 
 from service.api.arrays import Loc, rows, tensor_rows, tensor_times, times
 from service.api.bodies import parse_base64, parse_json, parse_safetensors
+from service.api.faults import came, faults_of
 from service.api.problems import invalid
 from service.api.schemas import Rows, Strict, Timestamps
 from service.engine.live_reading import Measurement, SegmentEnd
+from service.engine.prediction import Reading
 from service.errors import InvalidInput
 from service.features.incremental import MAX_STREAM_S, Frame
 from service.features.incremental_audio import PCM16
@@ -90,7 +92,8 @@ def read_text(text: str) -> Frame | EndSegment | EndSession:
     document = parse_json(text.encode(), "the message")
     kind = document.get("type") if isinstance(document, dict) else None
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise InvalidInput.at(("type",), f"one of {', '.join(_KINDS)} is expected")
+        said = came(kind) if isinstance(document, dict) else came(document)
+        raise InvalidInput.at(("type",), f"one of {', '.join(_KINDS)} is expected, {said} came")
     try:
         message = _KINDS[kind].model_validate(document)
     except ValidationError as error:
@@ -139,9 +142,8 @@ def ended(kind: str, end: SegmentEnd) -> bytes:
     reading, interval = end.reading, end.interval
     fields = {
         "t": end.t,
-        "sentiment": None,
         "recent": end.recent,
-        **(vars(reading) if reading else {}),
+        **(vars(reading) if reading else dict.fromkeys(Reading.__dataclass_fields__)),  # null where there was no step
         "interval": interval and {"low": interval.low, "high": interval.high, "coverage": interval.coverage},
         "modalities": {name: {"steps": steps} if steps else None for name, steps in end.modalities.items()},
         "usage": {"steps": end.steps},
@@ -162,7 +164,7 @@ def _pcm(value: Any) -> PCM16:
     try:
         given = Pcm.model_validate(value)
     except ValidationError as error:
-        raise invalid(error.errors(include_url=False, include_context=False, include_input=False), ("audio",)) from None
+        raise invalid(faults_of(error), ("audio",)) from None
     data = parse_base64(given.pcm, ("audio", "pcm"))
     if len(data) % 2:
         raise InvalidInput.at(("audio", "pcm"), f"{len(data)} bytes came; samples are of two")
@@ -185,4 +187,4 @@ def _features(
 
 
 def _invalid(error: ValidationError) -> InvalidInput:
-    return invalid(error.errors(include_url=False, include_context=False, include_input=False))
+    return invalid(faults_of(error))

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
+from service.api.faults import came
 from service.errors import DeadlineExceeded, InvalidInput
 from service.settings import Settings
 
@@ -19,11 +20,13 @@ T = TypeVar("T")
 
 def header_deadline_ms(request: HTTPConnection, settings: Settings) -> int | None:
     """X-Deadline-Ms, checked. Raises InvalidInput."""
-    value = request.headers.get("x-deadline-ms")
-    if value is None:
+    given = request.headers.getlist("x-deadline-ms")
+    if not given:
         return None
+    value = ", ".join(given)  # as several of one name mean, and none of a number
     if not re.fullmatch("[0-9]{1,18}", value) or int(value) == 0:
-        raise InvalidInput.at(("header", "X-Deadline-Ms"), "a positive whole number of milliseconds is expected")
+        fault = f"a positive whole number of milliseconds is expected, {came(value)} came"
+        raise InvalidInput.at(("header", "X-Deadline-Ms"), fault)
     return _allowed(int(value), ("header", "X-Deadline-Ms"), settings)
 
 

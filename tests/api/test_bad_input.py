@@ -153,6 +153,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str | int]]] = {
         as_json(clip(audio=2)) | {"headers": {**JSON, "X-Deadline-Ms": "1e3"}},
         ["header", "X-Deadline-Ms"],
     ),
+    "header that came twice": (
+        as_json(clip(audio=2)) | {"headers": [*JSON.items(), ("X-Deadline-Ms", "9000"), ("X-Deadline-Ms", "90000")]},
+        ["header", "X-Deadline-Ms"],
+    ),
     "form: unknown part": (as_form(part('name="smell"', "x") + END), ["smell"]),
     "form: twice": (as_form(part('name="text"', "glad") * 2 + END), ["text"]),
     "form: file without filename": (as_form(part('name="audio"', "RIFF") + END), ["audio"]),
@@ -214,6 +218,28 @@ async def test_the_wrong_is_422_and_names_the_field(
 @pytest.mark.parametrize(("request_", "status", "code"), OTHER.values(), ids=OTHER.keys())
 async def test_the_rest(client: httpx.AsyncClient, request_: dict[str, Any], status: int, code: str) -> None:
     check(await client.post("/predict", **request_), status, code)
+
+
+@pytest.mark.parametrize(
+    ("fields", "detail"),
+    [
+        ({"deadline_ms": -5}, "deadline_ms: at least 1 is expected, -5 came"),
+        ({"deadline_ms": 10**30}, "deadline_ms: a whole number of 64 bits is expected, 1e+30 came"),
+        ({"timeline": "yes"}, "timeline: true or false is expected, 'yes' came"),
+        ({"model": ["a"] * 7}, "model: a string is expected, a list of 7 came"),
+        ({"media": None, "features": 1.5}, "features: an object is expected, 1.5 came"),
+        ({"media": {"audio": "x" * 99}}, "media.audio: an object is expected, a string of 99 characters came"),
+        (
+            {"media": {"text": 7}},
+            'media.text: a string or a list of segments {"t": seconds, "text": "…"} is expected, 7 came',
+        ),
+        ({"media": {"text": [{"t": 1}]}}, "media.text.0.text: it must be there, and did not come"),
+    ],
+)
+async def test_a_field_that_is_wrong_says_what_came_and_what_was_expected(
+    client: httpx.AsyncClient, fields: dict[str, Any], detail: str
+) -> None:
+    assert (await client.post("/predict", **body(json.dumps(fields).encode()))).json()["detail"] == detail
 
 
 async def test_a_width_that_is_wrong_says_what_came_and_what_was_expected(client: httpx.AsyncClient) -> None:

@@ -21,6 +21,22 @@ def test_deep_json_is_refused_at_once(body: bytes) -> None:
     assert time.process_time() - began < 0.1
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"x": NaN}', "NaN at byte 6; JSON has finite numbers only"),
+        (b'{"x": [1, -Infinity]}', "Infinity at byte 11; JSON has finite numbers only"),
+        (b'{"\xc3\xa9": Infinity}', "Infinity at byte 7; JSON has finite numbers only"),
+        (b'{"\xc3\xa9": x}', "at byte 7$"),
+        (b'{"a": "\xff"}', "the body is not readable JSON: not utf-8 at byte 7"),
+        (b"", "zero-length"),
+    ],
+)
+def test_what_is_no_json_is_told_by_its_byte(body: bytes, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        parse_json(body)
+
+
 def test_bf16_is_widened() -> None:
     values = np.array([[1.0, -2.5, 3.140625], [0.0, 1e30, -1e-30]], np.float32)
     halves = (values.view(np.uint32) >> 16).astype(np.uint16)

@@ -138,6 +138,14 @@ def test_recent_weighs_each_step_by_itself_by_its_age(stream: Streaming, runtime
     assert fresh[0] == pytest.approx(fresh[1], abs=1e-6)  # of one step, the pooling is that step
 
 
+def test_a_segment_of_no_steps_has_the_fields_of_any_other(stream: Streaming) -> None:
+    stream.start()
+    nothing = stream.ask("segment.ended", type="segment.end")
+    stream.frame(t=0.0, audio=clip(1, audio=20)["audio"])
+    assert nothing.keys() == stream.end().keys()
+    assert nothing["sentiment"] is nothing["label"] is nothing["abstained"] is None
+
+
 def test_late_steps_are_put_later_and_counted(stream: Streaming, runtime: Runtime) -> None:
     stream.start(lag_ms=100)
     stream.frame(t=0.0, audio=clip(1, audio=20)["audio"])

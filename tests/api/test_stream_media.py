@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Generator
 from typing import Any
@@ -68,6 +69,22 @@ def test_sound_in_any_cuts_and_the_same_segments_give_the_value_of_the_files(url
         ended = stream.end()
         assert_same_answer(ended, whole(url))
     assert (stream.errors, ended["late"]) == ([], {})
+
+
+def test_late_sound_that_shows_only_at_the_end_is_counted(url: str) -> None:
+    def counted() -> float:
+        sample = re.search(r"^serpentine_late_steps_total\S+ (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+        assert sample
+        return float(sample[1])
+
+    before = counted()
+    with streaming(url) as stream:
+        recipe = stream.start()["recipe"]["modalities"]["audio"]["recipe"]
+        stream.frame(audio=SOUND[:16000])
+        stream.frame(t=5.0)  # when the last of the sound, which the recipe holds back for more, has long been due
+        late = sum(stream.end()["late"].values())
+    assert late > 0 or recipe == "log-mel-40"  # which holds back less than a step
+    assert counted() == before + late
 
 
 def test_sound_goes_on_in_another_socket(url: str) -> None:
