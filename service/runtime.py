@@ -42,6 +42,7 @@ from service.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.02
+ONE = Load(sequences=1)
 LIMITS = (
     "slots",
     "max_waiting",
@@ -76,6 +77,9 @@ class Runtime:
         sequences = settings.slots + settings.max_waiting
         self.admission = Admission(Load(sequences, settings.max_inside_steps, settings.max_inside_bytes))
         self.paces = {name: Pace() for name in models}
+        self._paces_for: dict[str, list[Pace]] = {}  # by task
+        for model in models.values():
+            self._paces_for.setdefault(model.task, []).append(self.paces[model.name])
         self.workers = FeatureWorkers(settings.feature_threads, sequences)
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},
@@ -164,10 +168,10 @@ class Runtime:
 
     def check_room(self, task: str, deadline: float, key: str = "") -> None:
         """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read."""
-        paces = [self.paces[model.name] for model in self.models.values() if model.task == task]
+        paces = self._paces_for.get(task, [])
         if paces and not any(pace.allows(deadline, key) for pace in paces):
-            raise _too_late(min(paces, key=lambda pace: pace.wait_s(key)), key)
-        self.admission.check(Load(sequences=1), key)
+            raise _too_late(min(pace.wait_s(key) for pace in paces))
+        self.admission.check(ONE, key)
 
     def submit(
         self,
@@ -274,7 +278,7 @@ class Runtime:
         """
         key = job.owner.key
         if pace is not None and not pace.allows(job.deadline, key):
-            raise _too_late(pace, key)
+            raise _too_late(pace.wait_s(key))
         load = replace(load, steps=min(load.steps, self.admission.limit.steps))
         job.ticket = ticket = self.admission.enter(load, key)
         if pace is not None:
@@ -295,8 +299,7 @@ class Runtime:
         return job.answer
 
 
-def _too_late(pace: Pace, key: str) -> Overloaded:
-    wait_s = pace.wait_s(key)
+def _too_late(wait_s: float) -> Overloaded:
     return Overloaded(
         f"what is in work takes about {1000 * wait_s:.0f} ms, too long for an answer by the deadline; try again later",
         retry_after_s=wait_s,

@@ -8,7 +8,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
@@ -80,9 +80,9 @@ class Edge:
         return await to_thread.run_sync(lambda: function(*args), limiter=self.threads)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Caller:
-    """A request's identity.
+    """A request's identity. Who asks is known once the key was looked at.
 
     arrived  the monotonic second
     owner    on whose behalf it runs
@@ -99,8 +99,8 @@ class Caller:
     @classmethod
     def enter(cls, scope: Scope) -> Caller:
         """Name the request that has just arrived: by the client's X-Request-Id if that is sane, or anew."""
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
-        id = given if is_sane_id(given) else make_id(scope["path"])
+        given = header(scope, b"x-request-id")
+        id = given if given is not None and is_sane_id(given) else make_id(scope["path"])
         caller = cls(id, time.monotonic(), retried=RETRIED in scope.get("extensions", {}))
         scope[_SCOPE_KEY] = caller
         return caller
@@ -111,9 +111,15 @@ class Caller:
         caller: Caller = (request.scope if isinstance(request, HTTPConnection) else request)[_SCOPE_KEY]
         return caller
 
-    def belongs_to(self, scope: Scope, owner: Owner, usage: Usage | None) -> None:
-        """Say on whose behalf the request runs."""
-        scope[_SCOPE_KEY] = replace(self, owner=owner, usage=usage)
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The header of that name, in small letters, several of it as one list; None where none came."""
+    came = None
+    for key, value in scope["headers"]:
+        if key == name:
+            text = str(value, "latin-1")
+            came = text if came is None else f"{came}, {text}"
+    return came
 
 
 def is_sane_id(given: str) -> bool:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from service.api.browsers import HEADERS
 from service.api.context import NO_ROOM, make_id
 from service.api.problems import count, problem_response
+from service.api.together import Together
 from service.errors import BadRequest, HeadTooLarge, ServiceError
 from service.metrics import Metrics
 
@@ -70,7 +71,10 @@ class HeadsProtocol(HttpToolsProtocol):
         """It is complete."""
         self._stop()
         self._head_bytes = None
+        before = self.cycle
         super().on_headers_complete()
+        if self.cycle is not before:  # a request, and no socket's handshake
+            self.cycle.transport = cast(asyncio.Transport, Together(self.transport, self.loop))
 
     def on_message_complete(self) -> None:
         """The next is a head again."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import ENDPOINT, NO_ROOM, Caller, Edge
+from service.api.context import ENDPOINT, NO_ROOM, Caller, Edge, header
 from service.api.keys import OPEN
 from service.api.problems import count, problem_response
 from service.api.waiting import deadline_of, header_deadline_ms
@@ -61,7 +60,7 @@ class IntakeMiddleware:
         """Raises Overloaded."""
         runtime = self.edge.runtime
         try:
-            budget_ms = header_deadline_ms(HTTPConnection(scope), runtime.settings)
+            budget_ms = header_deadline_ms(scope, runtime.settings)
         except InvalidInput:
             return  # the route says what is wrong with it
         end = deadline_of(caller.arrived, budget_ms, None, runtime.settings)
@@ -69,8 +68,10 @@ class IntakeMiddleware:
 
     def _declared(self, scope: Scope) -> int:
         """Bytes that the head says will come; what is over the limit of one body is refused by its route."""
-        said = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-        return min(int(said[:20]), self.edge.runtime.settings.max_body_bytes) if said.isdigit() else 0
+        said = header(scope, b"content-length") or ""
+        return (
+            min(int(said[:20]), self.edge.runtime.settings.max_body_bytes) if said.isascii() and said.isdigit() else 0
+        )
 
 
 class _Counting:

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from service.api.browsers import check_origin
-from service.api.context import Caller, Edge
+from service.api.context import Caller, Edge, header
 from service.api.problems import count, problem_response
 from service.errors import InvalidInput, ServiceError, Unauthorized
 from service.keys.keyring import MAX_KEY_CHARS, Key, Keyring
@@ -31,6 +31,7 @@ class KeyMiddleware:
 
     def __init__(self, app: ASGIApp, edge: Edge) -> None:
         self.app, self.edge, self.keys = app, edge, edge.runtime.keys
+        self._anyone = owner_of(None, None, edge.runtime.settings.max_sessions)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request or socket, counted from here to its end."""
@@ -49,15 +50,15 @@ class KeyMiddleware:
 
     def _enter(self, scope: Scope) -> Callable[[], None]:
         """Name the owner -> what is to be done at the end. Raises Unauthorized, InvalidInput, RateLimited."""
-        connection, caller = HTTPConnection(scope), Caller.of(scope)
-        settings = self.edge.runtime.settings
+        caller, settings = Caller.of(scope), self.edge.runtime.settings
         if scope["type"] == "websocket":
-            check_origin(connection, settings.cors_origins)
-        key = identified(connection, self.keys)
-        owner = owner_of(key, connection.headers.get("x-priority"), settings.max_sessions)
-        caller.belongs_to(scope, owner, None if key is None else key.usage)
+            check_origin(HTTPConnection(scope), settings.cors_origins)
+        key = identified(HTTPConnection(scope), self.keys) if self.keys else None
+        asked = header(scope, b"x-priority")
         if key is None:
+            caller.owner = self._anyone if asked is None else owner_of(None, asked, settings.max_sessions)
             return _nothing
+        caller.owner, caller.usage = owner_of(key, asked, settings.max_sessions), key.usage
         if scope["type"] == "websocket":
             key.usage.enter_stream()
             return key.usage.leave_stream
@@ -77,10 +78,8 @@ def _nothing() -> None:
     """Nobody was counted."""
 
 
-def identified(connection: HTTPConnection, keys: Keyring) -> Key | None:
-    """The key that came; None where none are configured. Raises Unauthorized."""
-    if not keys:
-        return None
+def identified(connection: HTTPConnection, keys: Keyring) -> Key:
+    """The key that came. Raises Unauthorized."""
     came = set(_sent(connection))
     if not came:
         raise Unauthorized(f"no API key came; {_HOW}")

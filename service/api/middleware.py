@@ -6,7 +6,6 @@ import logging
 import time
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.context import ENDPOINT, Caller, Edge
@@ -48,10 +47,10 @@ class RequestMiddleware:
             sent_bytes += len(message.get("body", b""))
             if message["type"] in BEGINNINGS:
                 status = message.get("status", SWITCHING)
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = caller.id
+                headers = [*message.get("headers", ()), (b"x-request-id", caller.id.encode())]
                 if served.traceresponse is not None:
-                    headers["traceresponse"] = served.traceresponse
+                    headers.append((b"traceresponse", served.traceresponse.encode()))
+                message["headers"] = headers
             await send(message)
 
         if scope["type"] == "websocket":  # its route counts and reports what it is about
@@ -71,12 +70,12 @@ class RequestMiddleware:
             await problem_response(error, caller.id)(scope, receive, send_on)
         finally:
             self.edge.gate.running -= 1
-            self._report(scope, status or CLIENT_GONE, time.monotonic() - caller.arrived, sent_bytes)
+            self._report(scope, caller, status or CLIENT_GONE, sent_bytes)
             served.answered(_route(scope), status or CLIENT_GONE)
 
-    def _report(self, scope: Scope, status: int, duration_s: float, sent_bytes: int) -> None:
-        endpoint = _route(scope)
-        self.edge.runtime.metrics.request_duration_seconds.labels(endpoint=endpoint, status=status).observe(duration_s)
+    def _report(self, scope: Scope, caller: Caller, status: int, sent_bytes: int) -> None:
+        endpoint, duration_s = _route(scope), time.monotonic() - caller.arrived
+        self.edge.runtime.metrics.request_duration_seconds.labels(endpoint, status).observe(duration_s)
         fields: dict[str, Any] = {
             "method": scope["method"],
             "path": scope.get("raw_path", b"").decode("ascii", "backslashreplace"),  # as sent: no control characters
@@ -86,10 +85,12 @@ class RequestMiddleware:
             "sent_bytes": sent_bytes,
             "client": (scope.get("client") or ("",))[0],
         }
-        if key := Caller.of(scope).owner.key:
+        if key := caller.owner.key:
             fields["key"] = key
         quiet = endpoint in QUIET and status < 400
-        access_log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=fields)
+        level = logging.DEBUG if quiet else logging.INFO
+        if access_log.isEnabledFor(level):  # not by `log`, which looks up the stack for its caller
+            access_log.handle(access_log.makeRecord(access_log.name, level, "", 0, "request", (), None, extra=fields))
 
 
 def _route(scope: Scope) -> str:

@@ -65,7 +65,7 @@ def invalid(faults: Sequence[Mapping[str, Any]], root: tuple[str, ...] = ()) -> 
 def count(metrics: Metrics, error: ServiceError) -> None:
     """Feed the counters with a request that was refused (4xx, 503) or failed (500, 504)."""
     counter = metrics.rejections_total if is_refusal(error.status) else metrics.failures_total
-    counter.labels(reason=error.code).inc()
+    counter.labels(error.code).inc()
 
 
 def install_problems(app: FastAPI, metrics: Metrics) -> None:

@@ -53,8 +53,8 @@ class Pace:
         Keys take turns: it finds no more ahead of it than its own key's requests, and as many of each other key.
         """
         with self._lock:
-            own = self._of.get(key, 0)
-            ahead = min(self._inside, (own + 1) * len(self._of.keys() | {key}))
+            own, keys = self._of.get(key, 0), len(self._of)
+            ahead = min(self._inside, (own + 1) * (keys if own else keys + 1))
         return ahead * (self._interval_s or 0.0)
 
     def allows(self, deadline: float | None, key: str = "") -> bool:

@@ -1,0 +1,82 @@
+"""An answer's head and body in one piece."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+from service.api.together import Together
+from service.metrics import Metrics
+from service.runtime import Runtime
+from service.settings import Settings
+from tests.api.serving import serving
+
+
+def test_an_answer_comes_in_one_piece(tiny_checkpoint: Path) -> None:
+    with serving(Runtime.start(Settings(models=(tiny_checkpoint,), slots=4), Metrics())) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            for _ in range(20):
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
+                head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+                assert head
+                assert body
+
+
+class _Wire:
+    """A transport that notes what each call of the system would send."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def writelines(self, parts: Iterable[bytes]) -> None:
+        self.sent.append(b"".join(parts))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_head_leaves_with_its_body() -> None:
+    async def answer() -> list[bytes]:
+        wire = _Wire()
+        together = Together(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+        for part in (b"head ", b"body ", b"more"):
+            together.write(part)
+        await asyncio.sleep(0)
+        return wire.sent
+
+    assert asyncio.run(answer()) == [b"head body ", b"more"]
+
+
+def test_a_head_waits_for_no_body_that_is_not_there() -> None:
+    async def answer() -> list[list[bytes]]:
+        wire = _Wire()
+        together = Together(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+        together.write(b"head")
+        await asyncio.sleep(0)
+        first = list(wire.sent)
+        together.write(b"event")
+        return [first, wire.sent]
+
+    assert asyncio.run(answer()) == [[b"head"], [b"head", b"event"]]
+
+
+def test_a_connection_closes_behind_its_head() -> None:
+    async def answer() -> _Wire:
+        wire = _Wire()
+        together = Together(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+        together.write(b"head")
+        together.close()
+        assert wire.sent == [b"head"]
+        await asyncio.sleep(0)
+        return wire
+
+    wire = asyncio.run(answer())
+    assert (wire.sent, wire.closed) == ([b"head"], True)
