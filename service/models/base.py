@@ -83,6 +83,26 @@ def allocate(tensors: Mapping[str, StateTensor], slots: int, device: torch.devic
     return {name: torch.zeros(slots, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()}
 
 
+def check_state(tensors: Mapping[str, StateTensor], state: State, device: torch.device) -> int:
+    """The number of slots of a pool. Raises ValueError naming the tensor that is missing or is not as allocated."""
+    slots = None
+    for name, expected in tensors.items():
+        tensor = state.get(name)
+        if tensor is None:
+            raise ValueError(f"state: {name} is missing; there are {sorted(state)}")
+        slots = tensor.shape[0] if slots is None else slots
+        if tensor.shape != (slots, *expected.shape) or tensor.dtype != expected.dtype:
+            raise ValueError(
+                f"state: {name} is {list(tensor.shape)} {tensor.dtype}, "
+                f"expected {[slots, *expected.shape]} {expected.dtype}"
+            )
+        if not tensor.is_contiguous() or tensor.device.type != device.type:
+            raise ValueError(
+                f"state: {name} must be contiguous on {device.type}, got {tensor.stride()} on {tensor.device}"
+            )
+    return slots or 0
+
+
 def device_of(model: object) -> torch.device:
     """Where a model wants its state: on the CPU, where it does not say. Chunks and outputs are on the CPU always."""
     return getattr(model, "device", torch.device("cpu"))

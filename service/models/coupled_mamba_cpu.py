@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from service.kernels.cpu import BEST, THREADS, _native
-from service.models.base import Chunk, State, StateTensor
+from service.models.base import Chunk, State, StateTensor, check_state
 from service.models.coupled_mamba import CoupledMamba
-from service.models.cpu_packing import check_state, chunk_packing
+from service.models.cpu_packing import chunk_packing
 from service.models.memory import allocating
 from service.models.stacked import EPS
 
@@ -152,7 +152,7 @@ class CoupledMambaProgram:
                 raise ValueError(f"{name}: [{rows}, {width}] float32, got {list(values.shape)} {values.dtype}")
             inputs.append(values.contiguous())
         present = chunk.present.contiguous()
-        slots = check_state(self._tensors, state)
+        slots = check_state(self._tensors, state, torch.device("cpu"))
         packing, held = chunk_packing(chunk, rows, slots)
         width = sum(self.config.outputs.values())
         with allocating():  # all that a step needs beside its workspace

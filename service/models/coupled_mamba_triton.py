@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from service.kernels.causal_conv1d.triton import launch_causal_conv1d
 from service.kernels.coupled_scan.triton import launch_coupled_scan
@@ -18,38 +17,13 @@ from service.kernels.triton.pooling import pool_rows
 from service.kernels.triton.routing import Tiles, stacked_tiles
 from service.kernels.triton.select import Sequences
 from service.kernels.triton.tiles import product_tile
-from service.models.base import Chunk, State, StateTensor
+from service.models.base import Chunk, State, StateTensor, check_state
 from service.models.coupled_mamba import CoupledMamba
+from service.models.coupled_mamba_triton_weights import InputWeights, LayerWeights, Pair, Weights
 from service.models.stacked import EPS
-from service.models.triton_packing import blocks_of, check_chunk, check_state, kernel_device, send
+from service.models.triton_packing import blocks_of, check_chunk, kernel_device, send
 
 BLOCK_ROWS = 16_384  # steps in one pass; a longer chunk runs in blocks of so many, with the same bits
-Pair = tuple[Tensor, Tensor]  # weight, bias
-
-
-@dataclass(frozen=True)
-class _Input:
-    """Features of one modality: constants, then Linear, or Linear, LayerNorm, ReLU, Linear, LayerNorm."""
-
-    mean: Tensor
-    scale: Tensor
-    linear: Pair
-    norm: Pair | None = None
-    second: Pair | None = None
-    second_norm: Pair | None = None
-
-
-@dataclass(frozen=True)
-class _Layer:
-    norm: Pair
-    in_proj: Tensor
-    conv: Pair
-    x_proj: Tensor
-    dt_proj: Pair
-    A: Tensor
-    D: Tensor
-    out_proj: Tensor
-    coupling: Tensor
 
 
 class CoupledMambaTriton:
@@ -74,58 +48,12 @@ class CoupledMambaTriton:
             raise ValueError(f"model.d_conv: the backend triton has up to {MOST_TAPS} taps, got {c.d_conv}")
         self.dtype, self.block_rows, self.device = dtype, block_rows, device or kernel_device()
         self._tensors, self._split = model.state_tensors(), model.split
-        every = torch.arange(len(c.modalities))
-        self._inputs = {name: self._input(cast(Any, model.inputs[name])) for name in c.modalities}
-        self._layers = [
-            self._layer(cast(Any, layer), model._coupling(index, every)) for index, layer in enumerate(model.layers)
-        ]
-        self._norm_f = self._pair(model.norm_f, rounded=False)
-        self._cross = self._pair(model.cross) if c.dense else None
-        head = model.head
-        weights = head.weights.exp() if c.modality_weights == "softmax" else head.weights
-        self._modality_weights = self._plain(weights)
-        self._dense, self._out = self._pair(head.dense), self._pair(head.out_proj)
-
-    def _plain(self, parameter: Tensor) -> Tensor:
-        return parameter.detach().to(self.device, torch.float32).contiguous()
-
-    def _weight(self, parameter: Tensor) -> Tensor:
-        return parameter.detach().to(self.device, self.dtype).contiguous()
-
-    def _pair(self, module: Any, *, rounded: bool = True) -> Pair:
-        return (self._weight if rounded else self._plain)(module.weight), self._plain(module.bias)
-
-    def _input(self, layer: Any) -> _Input:
-        mean, scale = self._plain(layer.mean), self._plain(layer.scale)
-        if not isinstance(layer.project, nn.Sequential):
-            return _Input(mean, scale, self._pair(layer.project))
-        linear, norm, _, second, second_norm = layer.project
-        norms = (self._pair(module, rounded=False) for module in (norm, second_norm))
-        return _Input(mean, scale, self._pair(linear), next(norms), self._pair(second), next(norms))
-
-    def _layer(self, layer: Any, coupling: Tensor) -> _Layer:
-        return _Layer(
-            norm=self._pair(layer.norm, rounded=False),
-            in_proj=self._weight(layer.in_proj.weight),
-            conv=(self._plain(layer.conv_weight), self._plain(layer.conv_bias)),
-            x_proj=self._weight(layer.x_proj.weight),
-            dt_proj=self._pair(layer.dt_proj),
-            A=self._plain(-torch.exp(layer.A_log.detach().float())),
-            D=self._plain(layer.D),
-            out_proj=self._weight(layer.out_proj.weight),
-            coupling=self._plain(coupling),
-        )
+        self._weights = Weights(model, dtype, self.device)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights on the device."""
-        held: list[Any] = [self._norm_f, self._cross, self._modality_weights, self._dense, self._out]
-        for part in (*self._inputs.values(), *self._layers):
-            held.extend(vars(part).values())
-        tensors: list[Tensor] = []
-        for entry in held:
-            tensors.extend(entry if isinstance(entry, tuple) else [] if entry is None else [entry])
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return self._weights.bytes
 
     def state_tensors(self) -> Mapping[str, StateTensor]:
         """The state of a slot, as the reference lays it out."""
@@ -181,21 +109,21 @@ class CoupledMambaTriton:
         one = stacked_tiles(t, 1, tile_rows, self.device)
         every = stacked_tiles(t, m, tile_rows, self.device)
         e = torch.empty(m, t, c.d_model, device=self.device)
-        for index, (name, entry) in enumerate(self._inputs.items()):
+        for index, (name, entry) in enumerate(self._weights.inputs.items()):
             self._read_input(entry, inputs[name], present[index], e[index], one)
-        for index, layer in enumerate(self._layers):
+        for index, layer in enumerate(self._weights.layers):
             mixed = torch.empty_like(e) if c.dense else e
             kept = {name: state[name][:, index] for name in ("conv", "ssm", "started")}
             self._mix(layer, e, mixed, present, sequences, kept, every)
             if c.dense:
-                layer_norm(mixed, *self._norm_f, e, eps=EPS, add=True)
-                if index + 1 < len(self._layers):
+                layer_norm(mixed, *self._weights.norm_f, e, eps=EPS, add=True)
+                if index + 1 < len(self._weights.layers):
                     streams = e.transpose(0, 1).reshape(1, t, -1).expand(m, -1, -1)
                     self._project(
-                        streams.reshape(m * t, -1), cast(Pair, self._cross), e.view(m * t, -1), every, add=True
+                        streams.reshape(m * t, -1), cast(Pair, self._weights.cross), e.view(m * t, -1), every, add=True
                     )
         if not c.dense:
-            layer_norm(e, *self._norm_f, e, eps=EPS)
+            layer_norm(e, *self._weights.norm_f, e, eps=EPS)
         maximum, mean = torch.empty(2, t, m, c.d_model, device=self.device)
         heard = torch.empty(t, m, dtype=torch.bool, device=self.device)
         read = torch.zeros(t, dtype=torch.bool, device=self.device)
@@ -209,7 +137,7 @@ class CoupledMambaTriton:
             answers = torch.cat([answers, self._answer(step, step, present[:, reads].T)], 1)
         return answers
 
-    def _read_input(self, layer: _Input, values: Tensor, present: Tensor, out: Tensor, tiles: Tiles) -> None:
+    def _read_input(self, layer: InputWeights, values: Tensor, present: Tensor, out: Tensor, tiles: Tiles) -> None:
         """values [t, features] -> out [t, d_model]."""
         values = (torch.where(present[:, None], values, 0.0) - layer.mean) * layer.scale
         if layer.norm is None or layer.second is None or layer.second_norm is None:
@@ -225,7 +153,7 @@ class CoupledMambaTriton:
 
     def _mix(
         self,
-        layer: _Layer,
+        layer: LayerWeights,
         e: Tensor,
         out: Tensor,
         present: Tensor,
@@ -289,7 +217,7 @@ class CoupledMambaTriton:
         features = torch.cat([maximum if kind == "max" else mean for kind in c.pool], dim=2)
         # Summed a modality at a time: PyTorch's own order of summing may follow the number of rows.
         total, mixed = torch.zeros(rows, 1, device=self.device), torch.zeros_like(features[:, 0])
-        weights = torch.where(heard, self._modality_weights, 0.0)
+        weights = torch.where(heard, self._weights.modalities, 0.0)
         for chain in range(m):
             total = total + weights[:, chain, None]
         for chain in range(m):
@@ -298,6 +226,6 @@ class CoupledMambaTriton:
         hidden = torch.empty(rows, c.d_head, device=self.device)
         out = torch.empty(rows, sum(c.outputs.values()), device=self.device)
         tiles = stacked_tiles(rows, 1, product_tile(1, 1, self.dtype).rows, self.device)
-        self._project(mixed.contiguous(), self._dense, hidden, tiles, after="relu")
-        self._project(hidden, self._out, out, tiles)
+        self._project(mixed.contiguous(), self._weights.dense, hidden, tiles, after="relu")
+        self._project(hidden, self._weights.out, out, tiles)
         return out

@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from service.kernels.cpu import _native
-from service.models.base import Packing, State, StateTensor
-
-
-def check_state(tensors: Mapping[str, StateTensor], state: State) -> int:
-    """The number of slots of a pool. Raises ValueError naming the tensor that is missing or is not as allocated."""
-    slots = None
-    for name, expected in tensors.items():
-        tensor = state.get(name)
-        if tensor is None:
-            raise ValueError(f"state: {name} is missing; there are {sorted(state)}")
-        if slots is None:
-            slots = tensor.shape[0]
-        if tensor.shape != (slots, *expected.shape) or tensor.dtype != expected.dtype:
-            raise ValueError(
-                f"state: {name} is {list(tensor.shape)} {tensor.dtype}, "
-                f"expected {[slots, *expected.shape]} {expected.dtype}"
-            )
-        if not tensor.is_contiguous() or tensor.device.type != "cpu":
-            raise ValueError(f"state: {name} must be contiguous on cpu, got {tensor.stride()} on {tensor.device}")
-    return slots or 0
+from service.models.base import Packing
 
 
 def chunk_packing(chunk: Packing, rows: int, slots_of_pool: int) -> tuple[_native.Packing, list[Tensor]]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from service.kernels.cpu import BEST, THREADS, _native
-from service.models.base import State, StateTensor, TokenChunk
-from service.models.cpu_packing import check_state, chunk_packing
+from service.models.base import State, StateTensor, TokenChunk, check_state
+from service.models.cpu_packing import chunk_packing
 from service.models.memory import allocating
 from service.models.mixture_of_mamba import MixtureOfMamba
 
@@ -94,7 +94,7 @@ class MixtureOfMambaProgram:
         tokens = chunk.tokens.contiguous()
         if tokens.dtype != torch.int64 or tokens.dim() != 1:
             raise ValueError(f"tokens: [t] int64, got {list(tokens.shape)} {tokens.dtype}")
-        slots = check_state(self._tensors, state)
+        slots = check_state(self._tensors, state, torch.device("cpu"))
         packing, held = chunk_packing(chunk, tokens.shape[0], slots)
         with allocating():  # all that a step needs beside its workspace
             logits = torch.empty(chunk.reads.shape[0], self.vocabulary.size)

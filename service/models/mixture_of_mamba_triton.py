@@ -20,11 +20,11 @@ from service.kernels.triton.select import (
     select_workspace,
 )
 from service.kernels.triton.tiles import product_tile
-from service.models.base import State, StateTensor, TokenChunk
+from service.models.base import State, StateTensor, TokenChunk, check_state
 from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.mixture_of_mamba_config import PROJECTIONS
 from service.models.triton_graphs import MOST_STEPS, StepBuckets
-from service.models.triton_packing import blocks_of, check_chunk, check_state, kernel_device, send
+from service.models.triton_packing import blocks_of, check_chunk, kernel_device, send
 
 BLOCK_ROWS = 1024  # rows that the workspace holds; a longer chunk runs in blocks of so many, with the same bits
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,32 +11,12 @@ from torch import Tensor
 
 from service.kernels.packing import check_packing, sequence_of_row
 from service.kernels.triton.select import Sequences
-from service.models.base import Packing, State, StateTensor
+from service.models.base import Packing
 
 
 def kernel_device() -> torch.device:
     """Where the kernels of this process run: its current GPU, or the interpreter's CPU."""
     return torch.device("cpu" if triton.knobs.runtime.interpret else "cuda")
-
-
-def check_state(tensors: Mapping[str, StateTensor], state: State, device: torch.device) -> int:
-    """The number of slots of a pool. Raises ValueError naming the tensor that is missing or is not as allocated."""
-    slots = None
-    for name, expected in tensors.items():
-        tensor = state.get(name)
-        if tensor is None:
-            raise ValueError(f"state: {name} is missing; there are {sorted(state)}")
-        slots = tensor.shape[0] if slots is None else slots
-        if tensor.shape != (slots, *expected.shape) or tensor.dtype != expected.dtype:
-            raise ValueError(
-                f"state: {name} is {list(tensor.shape)} {tensor.dtype}, "
-                f"expected {[slots, *expected.shape]} {expected.dtype}"
-            )
-        if not tensor.is_contiguous() or tensor.device.type != device.type:
-            raise ValueError(
-                f"state: {name} must be contiguous on {device.type}, got {tensor.stride()} on {tensor.device}"
-            )
-    return slots or 0
 
 
 def check_chunk(op: str, chunk: Packing, rows: int, slots_of_pool: int) -> None:
