@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
+from service.models.files import check_size, parse_model
+
 COUPLINGS = ("mean", "learned", "sum", "none", "layers")
 INPUTS = ("linear", "mlp")
 POOLS = ("max", "mean")
@@ -55,20 +57,20 @@ class CoupledMambaConfig:
             object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
         sizes = ("d_model", "n_layers", "d_state", "expand", "dt_rank", "d_head")
         for name in sizes:
-            _check_size(name, getattr(self, name), 1, 65536)
-        _check_size("d_conv", self.d_conv, 2, 64)
+            check_size(name, getattr(self, name))
+        check_size("d_conv", self.d_conv, 2, 64)
         if not 1 <= len(self.modalities) <= 8:
             raise ValueError(f"model.modalities: 1 to 8 modalities, got {list(self.modalities)}")
         for group, widths in (("modalities", self.modalities), ("outputs", self.outputs)):
             for name, width in widths.items():
-                _check_size(f"{group}.{name}", width, 1, 65536)
+                check_size(f"{group}.{name}", width)
         if self.outputs.get("sentiment") != 1:
             raise ValueError(f"model.outputs: needs sentiment of width 1, got {dict(self.outputs)}")
         _check_choice("coupling", self.coupling, COUPLINGS)
         _check_choice("input", self.input, INPUTS)
         _check_choice("modality_weights", self.modality_weights, WEIGHTS)
         if self.input == "mlp":
-            _check_size("d_input", self.d_input, 1, 65536)
+            check_size("d_input", self.d_input)
         if not self.pool or set(self.pool) - set(POOLS) or len(set(self.pool)) != len(self.pool):
             raise ValueError(f"model.pool: one or both of {POOLS}, got {list(self.pool)}")
 
@@ -90,13 +92,7 @@ class CoupledMambaConfig:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CoupledMambaConfig:
         """Parse the `model` object of a config.json. Raises ValueError for unknown, missing or wrong entries."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"model: unknown entries {unknown}; known are {sorted(known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"model: {error}") from None
+        return parse_model(cls, values)
 
     def to_json(self) -> dict[str, Any]:
         """The `model` object that `from_json` reads."""
@@ -106,11 +102,6 @@ class CoupledMambaConfig:
             "outputs": dict(self.outputs),
             "pool": list(self.pool),
         }
-
-
-def _check_size(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"model.{name}: an integer from {low} to {high}, got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

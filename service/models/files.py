@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1
 CONFIG_FILE = "config.json"
@@ -23,6 +27,7 @@ CARD_ENTRIES = ("licence", "data", "quality", "intended_use", "limits_of_use")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 T = TypeVar("T")
+M = TypeVar("M", bound="DataclassInstance")
 
 
 def read_config(folder: Path, parse: Callable[[Mapping[str, Any]], T]) -> T:
@@ -121,3 +126,20 @@ def json_number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{name}: a number, got {value!r}")
     return float(value)
+
+
+def check_size(name: str, value: object, low: int = 1, high: int = 65536) -> None:
+    """Raise ValueError naming the entry of `model` that is no integer from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"model.{name}: an integer from {low} to {high}, got {value!r}")
+
+
+def parse_model(kind: type[M], values: Mapping[str, Any]) -> M:
+    """The `model` object of a config.json as a dataclass. Raises ValueError for unknown, missing or wrong entries."""
+    known = {entry.name for entry in fields(kind)}
+    if unknown := sorted(set(values) - known):
+        raise ValueError(f"model: unknown entries {unknown}; known are {sorted(known)}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"model: {error}") from None

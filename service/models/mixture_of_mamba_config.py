@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from service.models.files import check_size, parse_model
+
 PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 
@@ -47,32 +49,21 @@ class MixtureOfMambaConfig:
         if "dt_proj" in self.split and not self.dt_bias:
             raise ValueError("model.dt_bias: a split dt_proj has a bias; false is for an unsplit one")
         for name in ("d_model", "n_layers", "d_state"):
-            _check_size(name, getattr(self, name), 1)
+            check_size(name, getattr(self, name))
         if self.dt_rank == 0:
             object.__setattr__(self, "dt_rank", math.ceil(self.d_model / 16))
         if self.d_inner == 0:
             object.__setattr__(self, "d_inner", 2 * self.d_model)
         for name, least in (("dt_rank", 1), ("d_inner", 1), ("d_conv", 2)):
-            _check_size(name, getattr(self, name), least)
+            check_size(name, getattr(self, name), least)
         if isinstance(self.eps, bool) or not isinstance(self.eps, float) or not 0 < self.eps < 1:
             raise ValueError(f"model.eps: a number between 0 and 1, got {self.eps!r}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> MixtureOfMambaConfig:
         """Parse the `model` object of a config.json. Raises ValueError for unknown, missing or wrong entries."""
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise ValueError(f"model: unknown entries {unknown}; known are {sorted(known)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"model: {error}") from None
+        return parse_model(cls, values)
 
     def to_json(self) -> dict[str, Any]:
         """The `model` object that `from_json` reads."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)} | {"split": list(self.split)}
-
-
-def _check_size(name: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value <= 65536:
-        raise ValueError(f"model.{name}: an integer from {least} to 65536, got {value!r}")

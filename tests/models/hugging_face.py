@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import MambaConfig, MambaForCausalLM
 
@@ -65,10 +63,3 @@ def refused(folder: Path) -> str:
         convert("hf-mamba", folder, out)
     assert not out.exists()
     return str(error.value)
-
-
-def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    """Write the folder's tensors anew, as `change` leaves them."""
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")

@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.models.checkpoint import load_checkpoint
 from tests.checkpoints import build_checkpoint, checkpoint_config, model_config, random_model
+from tests.models.files import edit, refused
 
 
 @pytest.fixture
@@ -38,18 +37,6 @@ def test_sum_warns_that_it_diverges(tmp_path: Path) -> None:
         load_checkpoint(path)
 
 
-def _refused(folder: Path) -> str:
-    with pytest.raises(ValueError, match=re.escape(str(folder))) as error:
-        load_checkpoint(folder)
-    return str(error.value)
-
-
-def _edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
 def test_every_fault_of_the_tensors_is_listed(folder: Path) -> None:
     def spoil(tensors: dict[str, Tensor]) -> None:
         tensors["head.dense.wieght"] = tensors.pop("head.dense.weight")
@@ -59,8 +46,8 @@ def test_every_fault_of_the_tensors_is_listed(folder: Path) -> None:
         tensors["head.weights"] = tensors["head.weights"].double()
         tensors["layers.0.conv_bias"] = torch.zeros(3, 24, dtype=torch.float8_e4m3fn)
 
-    _edit(folder, spoil)
-    message = _refused(folder)
+    edit(folder, spoil)
+    message = refused(load_checkpoint, folder)
     assert "missing head.dense.weight [10, 24]" in message
     assert "unexpected head.dense.wieght [10, 24]" in message
     assert "norm_f.bias has shape [3, 11], expected [3, 12]" in message
@@ -99,16 +86,16 @@ BROKEN: dict[str, Callable[[bytes], bytes]] = {
 def test_a_broken_weights_file_is_refused(folder: Path, fault: str) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(BROKEN[fault](path.read_bytes()))
-    assert str(path) in _refused(folder)
+    assert str(path) in refused(load_checkpoint, folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "\udcff", '{"name": "x"}'])
 def test_a_broken_config_is_refused(folder: Path, text: str) -> None:
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert "config.json" in _refused(folder)
+    assert "config.json" in refused(load_checkpoint, folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_an_absent_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert str(folder / name) in _refused(folder)
+    assert str(folder / name) in refused(load_checkpoint, folder)

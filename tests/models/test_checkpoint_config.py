@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -8,22 +7,9 @@ import pytest
 
 from service.models.checkpoint import Calibration, CheckpointConfig
 from tests.checkpoints import checkpoint_config, model_config
+from tests.models.files import MISSING, changed
 
-MISSING = object()
 ENTRY: dict[str, Any] = json.loads(json.dumps(checkpoint_config(model_config("learned")).to_json()))
-
-
-def _changed(path: str, value: Any) -> dict[str, Any]:
-    values = copy.deepcopy(ENTRY)
-    *parents, last = path.split(".")
-    entry = values
-    for parent in parents:
-        entry = entry[parent]
-    if value is MISSING:
-        del entry[last]
-    else:
-        entry[last] = value
-    return values
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -41,7 +27,9 @@ def test_the_least_config_has_documented_defaults() -> None:
 
 
 def test_an_interval_is_found_under_any_order_of_its_modalities() -> None:
-    config = CheckpointConfig.from_json(_changed("calibration.intervals", {"video+audio": {"low": -1, "high": 2}}))
+    config = CheckpointConfig.from_json(
+        changed(ENTRY, "calibration.intervals", {"video+audio": {"low": -1, "high": 2}})
+    )
     assert config.calibration.intervals == {"audio+video": (-1.0, 2.0)}
 
 
@@ -98,10 +86,10 @@ WRONG: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("path", "value", "message"), WRONG)
 def test_a_wrong_entry_is_named(path: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        CheckpointConfig.from_json(_changed(path, value))
+        CheckpointConfig.from_json(changed(ENTRY, path, value))
 
 
 def test_a_model_without_labels_needs_the_three_of_the_scale() -> None:
-    values = _changed("model.outputs", {"sentiment": 1}) | {"labels": ["low", "high"], "emotions": []}
+    values = changed(ENTRY, "model.outputs", {"sentiment": 1}) | {"labels": ["low", "high"], "emotions": []}
     with pytest.raises(ValueError, match=r"^labels: .* 3 names"):
         CheckpointConfig.from_json(values)

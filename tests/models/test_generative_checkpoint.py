@@ -1,20 +1,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.models.generative_checkpoint import load_generative, save_generative
 from service.models.registry import architecture_of
 from tests.checkpoints import build_checkpoint
 from tests.generative import VOCABULARY, build_generative, generative_config, generative_model
+from tests.models.files import edit, refused
 
 TOKENS, OFFSETS = torch.tensor([24, 5, 29, 26, 33, 36, 27, 28, 37, 41, 3]), torch.tensor([0, 6, 11])
 
@@ -52,18 +50,6 @@ def test_a_loaded_model_does_not_lie_in_its_file(folder: Path) -> None:
     assert torch.equal(model.embedding, before)
 
 
-def _refused(folder: Path) -> str:
-    with pytest.raises(ValueError, match=re.escape(str(folder))) as error:
-        load_generative(folder)
-    return str(error.value)
-
-
-def _edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
-
-
 def test_every_fault_of_the_tensors_is_listed(folder: Path) -> None:
     def spoil(tensors: dict[str, Tensor]) -> None:
         tensors["head"] = tensors.pop("embedding")
@@ -73,8 +59,8 @@ def test_every_fault_of_the_tensors_is_listed(folder: Path) -> None:
         tensors["blocks.layers.0.conv_bias"] = tensors["blocks.layers.0.conv_bias"].double()
         tensors["blocks.layers.0.norm"] = torch.ones(12, dtype=torch.int32)
 
-    _edit(folder, spoil)
-    message = _refused(folder)
+    edit(folder, spoil)
+    message = refused(load_generative, folder)
     assert "missing embedding [42, 12]" in message
     assert "unexpected head [42, 12]" in message
     assert "norm_f has shape [13], expected [12]" in message
@@ -88,13 +74,13 @@ def test_sizes_that_the_file_does_not_hold_allocate_nothing(folder: Path) -> Non
     values = json.loads((folder / "config.json").read_text())
     values["model"] |= {"d_model": 65536, "d_inner": 65536, "d_state": 65536}  # some 100 GB
     (folder / "config.json").write_text(json.dumps(values))
-    assert "blocks.layers.0.A_log has shape [3, 20], expected [65536, 65536]" in _refused(folder)
+    assert "blocks.layers.0.A_log has shape [3, 20], expected [65536, 65536]" in refused(load_generative, folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_an_absent_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert str(folder / name) in _refused(folder)
+    assert str(folder / name) in refused(load_generative, folder)
 
 
 def test_what_a_codec_names_must_be_there(tmp_path: Path) -> None:
@@ -106,7 +92,7 @@ def test_what_a_codec_names_must_be_there(tmp_path: Path) -> None:
     model, folder = generative_model(), tmp_path / "codecs"
     save_generative(folder, generative_config(model, codecs=entries), model, torch.float32)
     (folder / "a.json").touch()
-    assert _refused(folder).endswith("tokenizer.json, image, speech/b.safetensors")
+    assert refused(load_generative, folder).endswith("tokenizer.json, image, speech/b.safetensors")
     (folder / "tokenizer.json").touch()
     for name in ("image", "speech"):
         (folder / name).mkdir()

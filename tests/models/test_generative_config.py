@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 from typing import Any
 
@@ -8,25 +7,12 @@ import pytest
 
 from service.models.generative_checkpoint import GenerativeConfig, SamplingDefaults
 from tests.generative import VOCABULARY, generative_config, generative_model
+from tests.models.files import MISSING, changed
 
-MISSING = object()
 CODECS = {"text": {"file": "tokenizer.json"}, "image": {"folder": "image"}}
 CONFIG = generative_config(generative_model(), codecs=CODECS)
 ENTRY: dict[str, Any] = json.loads(json.dumps(CONFIG.to_json()))
 SIX = {"open": 26, "close": 27, "codes": [16, 16]}
-
-
-def _changed(path: str, value: Any) -> dict[str, Any]:
-    values = copy.deepcopy(ENTRY)
-    *parents, last = path.split(".")
-    entry = values
-    for parent in parents:
-        entry = entry[parent]
-    if value is MISSING:
-        del entry[last]
-    else:
-        entry[last] = value
-    return values
 
 
 def test_what_is_written_is_what_is_read() -> None:
@@ -47,7 +33,7 @@ def test_the_least_config_has_documented_defaults() -> None:
 
 def test_a_sampling_default_is_one_value_or_one_a_modality() -> None:
     top_k = {"text": 0, "image": 20, "speech": 5}
-    values = _changed("generation", {"temperature": 0, "top_p": 0.9, "top_k": top_k, "guidance_scale": 2})
+    values = changed(ENTRY, "generation", {"temperature": 0, "top_p": 0.9, "top_k": top_k, "guidance_scale": 2})
     generation = GenerativeConfig.from_json(values).generation
     assert generation.temperature == {"text": 0.0, "image": 0.0, "speech": 0.0}
     assert generation.top_p == {"text": 0.9, "image": 0.9, "speech": 0.9}
@@ -134,7 +120,7 @@ WRONG: list[tuple[str, Any, str]] = [
 @pytest.mark.parametrize(("path", "value", "message"), WRONG)
 def test_a_wrong_entry_is_named(path: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
-        GenerativeConfig.from_json(_changed(path, value))
+        GenerativeConfig.from_json(changed(ENTRY, path, value))
 
 
 def test_the_defaults_of_a_vocabulary_are_its_own() -> None:

@@ -18,7 +18,8 @@ from service.codecs.prompt import TokensPart
 from service.codecs.text import TextCodec
 from service.engine.params import SamplingParams
 from service.runtime import Runtime
-from tests.models.hugging_face import TOKENS, converted, edit, logits_of, random_mamba, refused, save_mamba
+from tests.models.files import edit
+from tests.models.hugging_face import TOKENS, converted, logits_of, random_mamba, refused, save_mamba
 from tests.models.tokens import greedy, stepwise
 from tests.tokenizer import TEXT_IDS, write_tokenizer
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from service.models.convert import convert
-from tests.models.hugging_face import converted, edit, random_mamba, refused, save_mamba
+from tests.models.files import edit
+from tests.models.hugging_face import converted, random_mamba, refused, save_mamba
 from tests.tokenizer import TEXT_IDS, write_tokenizer
 
 
