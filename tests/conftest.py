@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -69,3 +70,13 @@ def start_runtime(tiny_checkpoint: Path) -> Generator[Callable[..., Runtime], No
     yield start
     for runtime in runtimes:
         runtime.close(0)
+
+
+@pytest.fixture
+def root_logger() -> Generator[None, None, None]:
+    """Gives the root logger its handlers and its level back, and warnings to where they went."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)

@@ -5,24 +5,17 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Generator
 
 import pytest
 
 from service.logs import configure_logging, request_id
 
+pytestmark = pytest.mark.usefixtures("root_logger")
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _root_is_restored() -> Generator[None, None, None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def test_json_lines() -> None:

@@ -26,14 +26,6 @@ def client(tiny_checkpoint: Path) -> Generator[httpx.Client, None, None]:
         yield client
 
 
-@pytest.fixture(autouse=True)
-def _root_is_restored() -> Generator[None, None, None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
-
-
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz", "/health", "/models", "/models/tiny", "/docs"])
 def test_head_is_get_without_a_body(client: httpx.Client, path: str) -> None:
     whole, head = client.get(path), client.head(path)
@@ -79,6 +71,7 @@ def test_a_sockets_path_asked_for_otherwise_says_so(client: httpx.Client) -> Non
     assert refused.headers["upgrade"] == "websocket"
 
 
+@pytest.mark.usefixtures("root_logger")
 @pytest.mark.parametrize("path", ["/predict", "/nowhere"])
 def test_a_socket_where_there_is_none_is_a_problem_and_no_error_of_ours(client: httpx.Client, path: str) -> None:
     logs = io.StringIO()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,6 @@ from tests.engine.clips import Gate, random_clip
 from tests.generators import params
 
 Start = Callable[..., Bench]
-
-
-@pytest.fixture
-def start() -> Generator[Start, None, None]:
-    benches: list[Bench] = []
-
-    def start(backend: str, **options: Any) -> Bench:
-        benches.append(Bench(backend, **options))
-        return benches[-1]
-
-    yield start
-    for bench in benches:
-        bench.close()
 
 
 class Narrow:
