@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Literal, TypeVar, overload
+from typing import Literal, overload
 
 from service.advancing import Advancing
 from service.codecs.prompt import PromptPart
@@ -18,15 +17,14 @@ from service.engine.admission import Admission, Load
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import DOWN, Engine
 from service.engine.generation import Generation, Listener
-from service.engine.pace import Pace
 from service.engine.params import SamplingParams
 from service.engine.prediction import Prediction, PredictOptions
 from service.engine.snapshots import Snapshot
-from service.errors import Draining, EngineDown, InvalidInput, NotFound, Overloaded
+from service.entrance import Entrance
+from service.errors import Draining, EngineDown, InvalidInput, NotFound
 from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
-from service.job import Job
 from service.keys.keyring import Keyring, read_keys
 from service.metrics import Metrics
 from service.models.memory import allocating
@@ -42,7 +40,6 @@ from service.tracing import Tracing
 logger = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.02
-ONE = Load(sequences=1)
 LIMITS = (
     "slots",
     "max_waiting",
@@ -54,8 +51,6 @@ LIMITS = (
     "prefix_cache_bytes",
     "step_budget",
 )
-
-R = TypeVar("R")
 
 
 class Runtime:
@@ -76,10 +71,7 @@ class Runtime:
         self.engine = Engine(lanes, threads=settings.threads, tracing=tracing)
         sequences = settings.slots + settings.max_waiting
         self.admission = Admission(Load(sequences, settings.max_inside_steps, settings.max_inside_bytes))
-        self.paces = {name: Pace() for name in models}
-        self._paces_for: dict[str, list[Pace]] = {}  # by task
-        for model in models.values():
-            self._paces_for.setdefault(model.task, []).append(self.paces[model.name])
+        self.entrance = Entrance(self.admission, models)
         self.workers = FeatureWorkers(settings.feature_threads, sequences)
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},
@@ -166,13 +158,6 @@ class Runtime:
             raise InvalidInput.at(("model",), f"{name} is for {model.task}; {others}")
         return model
 
-    def check_room(self, task: str, deadline: float, key: str = "") -> None:
-        """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read."""
-        paces = self._paces_for.get(task, [])
-        if paces and not any(pace.allows(deadline, key) for pace in paces):
-            raise _too_late(min(pace.wait_s(key) for pace in paces))
-        self.admission.check(ONE, key)
-
     def submit(
         self,
         model: ServedModel,
@@ -193,7 +178,7 @@ class Runtime:
         self._check_open()
         job = Predicting(self, model, options, deadline, request_id, session_id, owner)
         load = Load(job.sequences, job.most_steps(media, features))
-        return self._admit(job, load, lambda: job.start(media, features), self.paces[model.name])
+        return self.entrance.admit(job, load, lambda: job.start(media, features), model.name)
 
     def advance(
         self,
@@ -215,7 +200,7 @@ class Runtime:
         self._check_open()
         job = Advancing(self, deadline, request_id, owner)
         program = ClipProgram(clip, read_all, restore=restore, capture=True, alone=alone)
-        return self._admit(job, Load(1, clip.steps), lambda: job.start(model, program))
+        return self.entrance.admit(job, Load(1, clip.steps), lambda: job.start(model, program))
 
     def generate(
         self,
@@ -238,7 +223,7 @@ class Runtime:
         self._check_open()
         job = Generating(self, model, params, deadline, request_id, listener, session_id, snapshot, owner)
         load = Load(job.sequences, job.most_steps(prompt))
-        return self._admit(job, load, lambda: job.start(prompt), self.paces[model.name])
+        return self.entrance.admit(job, load, lambda: job.start(prompt), model.name)
 
     def read(
         self,
@@ -253,7 +238,7 @@ class Runtime:
         """Let a session read a prompt's parts, without an answer. Refuses at once as `submit` does."""
         self._check_open()
         job = ReadingJob(self, model, deadline, request_id, session_id, owner)
-        return self._admit(job, Load(1, job.most_steps(prompt)), lambda: job.start(prompt))
+        return self.entrance.admit(job, Load(1, job.most_steps(prompt)), lambda: job.start(prompt))
 
     def close(self, drain_s: float) -> None:
         """Refuse new work, let what is inside finish for up to `drain_s` seconds, then stop."""
@@ -270,37 +255,3 @@ class Runtime:
             raise Draining("the service is shutting down; try another replica", retry_after_s=1.0)
         if not self.engine.alive:
             raise EngineDown(DOWN)
-
-    def _admit(self, job: Job[R], load: Load, start: Callable[[], None], pace: Pace | None = None) -> Future[R]:
-        """Start a job inside the limits of sequences and steps, if it can be answered in time. Raises Overloaded.
-
-        load: the most that it can take; what could not fit at all may have everything.
-        """
-        key = job.owner.key
-        if pace is not None and not pace.allows(job.deadline, key):
-            raise _too_late(pace.wait_s(key))
-        load = replace(load, steps=min(load.steps, self.admission.limit.steps))
-        job.ticket = ticket = self.admission.enter(load, key)
-        if pace is not None:
-            pace.enter(key)
-
-        def leave(answer: Future[R]) -> None:
-            ticket.leave()
-            if pace is not None:
-                pace.leave(not answer.cancelled() and answer.exception() is None, key)
-
-        job.answer.add_done_callback(leave)
-        try:
-            start()
-        except BaseException as error:
-            if not job.answer.done():
-                job.answer.set_exception(error)  # and it leaves
-            raise
-        return job.answer
-
-
-def _too_late(wait_s: float) -> Overloaded:
-    return Overloaded(
-        f"what is in work takes about {1000 * wait_s:.0f} ms, too long for an answer by the deadline; try again later",
-        retry_after_s=wait_s,
-    )

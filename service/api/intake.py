@@ -64,7 +64,7 @@ class IntakeMiddleware:
         except InvalidInput:
             return  # the route says what is wrong with it
         end = deadline_of(caller.arrived, budget_ms, None, runtime.settings)
-        runtime.check_room(TASKS[scope["path"]], end, caller.owner.key)
+        runtime.entrance.check_room(TASKS[scope["path"]], end, caller.owner.key)
 
     def _declared(self, scope: Scope) -> int:
         """Bytes that the head says will come; what is over the limit of one body is refused by its route."""

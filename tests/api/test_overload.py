@@ -28,7 +28,7 @@ def runtime(tiny_checkpoint: Path) -> Generator[Runtime, None, None]:
 @pytest.fixture
 def busy(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
     """What is inside takes ten seconds."""
-    (pace,) = runtime.paces.values()
+    (pace,) = runtime.entrance.paces.values()
     pace.enter()
     monkeypatch.setattr(pace, "_interval_s", 10.0)
     yield
@@ -61,7 +61,7 @@ def test_who_can_wait_is_let_in(url: str) -> None:
 
 
 def test_answers_set_the_pace_and_nobody_stays_inside(url: str, runtime: Runtime) -> None:
-    (pace,) = runtime.paces.values()
+    (pace,) = runtime.entrance.paces.values()
     for body in (as_json(clip(0, text=4)), as_json({"text": np.zeros((2, 1))})):
         httpx.post(f"{url}/predict", timeout=20, **body)
     assert pace._interval_s is not None
