@@ -210,6 +210,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _banner(runtime: Runtime, host: str, port: int) -> str:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    key = ' -H "Authorization: Bearer $KEY"' if runtime.keys else ""
     lines = [f"Serpentine listens on {url} and serves {', '.join(runtime.models)}. Try:"]
     for model in {model.task: model for model in reversed(list(runtime.models.values()))}.values():
         if isinstance(model, GenerativeModel):
@@ -217,7 +218,7 @@ def _banner(runtime: Runtime, host: str, port: int) -> str:
         else:
             route, found = "predict", examples(model)
         example = shlex.quote(orjson.dumps(next(iter(found.values()))).decode())
-        lines.append(f"  curl -s {url}/{route} -H 'Content-Type: application/json' -d {example}")
+        lines.append(f"  curl -s {url}/{route}{key} -H 'Content-Type: application/json' -d {example}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@
     ├── Unauthorized       401
     ├── Forbidden          403  another site's page
     ├── NotFound           404
-    ├── RequestTimeout     408  a body that stopped coming
+    ├── RequestTimeout     408  a body, or a stream's messages, that stopped coming
     ├── SessionConflict    409  two writers on one session, or a state of another model
     ├── TooLarge           413  over a limit of size, duration or steps
     ├── UnsupportedMedia   415  a content type that no route reads

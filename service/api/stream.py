@@ -22,12 +22,12 @@ from service.api.stream_socket import FAULT, LATER, NORMAL, POLICY, RESTART, Clo
 from service.engine.live_reading import Measurement
 from service.errors import (
     BadRequest,
-    DeadlineExceeded,
     Draining,
     EngineDown,
     InvalidInput,
     Overloaded,
     RateLimited,
+    RequestTimeout,
     ServiceError,
     UpgradeRequired,
 )
@@ -136,7 +136,7 @@ class _Stream:
             await self._leave(session, kept)  # first, so that its client finds the session free
             await self.socket.fail(error, message=self.messages, snapshot=snapshot)
             raise Closed(RESTART, error.code) from None
-        except DeadlineExceeded as error:
+        except RequestTimeout as error:
             await self.socket.fail(error)
             raise Closed(POLICY, "idle") from None
         begun, late = time.monotonic(), sum(session.features.late.values())

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from service.api.context import Edge
 from service.api.problems import count, problem
-from service.errors import DeadlineExceeded, ServiceError
+from service.errors import RequestTimeout, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Socket:
         self._settings, self._metrics = edge.runtime.settings, edge.runtime.metrics
 
     async def receive(self) -> Mapping[str, Any]:
-        """The next message. Raises WebSocketDisconnect, DeadlineExceeded after idle time, Draining on shutdown."""
+        """The next message. Raises WebSocketDisconnect, RequestTimeout after idle time, Draining on shutdown."""
         self._gate.admit()  # who sends without a pause is told too
         idle_s = self._settings.stream_idle_s
         receiving = asyncio.create_task(self._websocket.receive())
@@ -48,7 +48,7 @@ class Socket:
                     raise WebSocketDisconnect(message.get("code") or NORMAL)
                 return message
             self._gate.admit()
-            raise DeadlineExceeded(f"no message came for {idle_s:g} s")
+            raise RequestTimeout(f"no message came for {idle_s:g} s")
         finally:
             for task in (receiving, closing):
                 task.cancel()

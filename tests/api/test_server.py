@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.keys.keyring import new_key
 from tests.api.bodies import as_json, clip
 from tests.api.process import Process
 
@@ -59,6 +63,15 @@ def test_the_printed_curl_line_works_and_sigterm_ends_it_with_0(serve: Callable[
     assert status == 0
     assert response.json()["id"] in logs
     assert '"path":"/predict","status":200' in logs
+
+
+def test_where_keys_are_needed_the_printed_curl_line_sends_one(serve: Callable[..., Process], tmp_path: Path) -> None:
+    secret, line = new_key("alice")
+    (tmp_path / "keys.jsonl").write_text(line)
+    process = serve(SERPENTINE_API_KEYS_FILE=str(tmp_path / "keys.jsonl"))
+    command = process.banner.splitlines()[1]
+    answer = subprocess.run(["bash", "-c", command], env={**os.environ, "KEY": secret}, capture_output=True, check=True)
+    assert json.loads(answer.stdout)["model"] == "tiny"
 
 
 def test_sigterm_lets_running_work_finish_and_takes_no_more(serve: Callable[..., Process], hold: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -43,7 +44,9 @@ def test_silence_ends_a_stream(tiny_checkpoint: Path) -> None:
     with serving(runtime) as url, streaming(url) as stream:
         stream.start()
         assert stream.closed() == 1008
-        assert [error["code"] for error in stream.errors] == ["deadline_exceeded"]
+        assert [error["code"] for error in stream.errors] == ["request_timeout"]
+        failures = httpx.get(f"{url}/metrics").text
+    assert 'serpentine_failures_total{reason="deadline_exceeded"} 0.0' in failures  # it is its client's silence
 
 
 def test_a_client_that_vanishes_leaves_nothing(url: str, runtime: Runtime) -> None:
