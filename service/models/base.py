@@ -83,6 +83,18 @@ def allocate(tensors: Mapping[str, StateTensor], slots: int, device: torch.devic
     return {name: torch.zeros(slots, *t.shape, dtype=t.dtype, device=device) for name, t in tensors.items()}
 
 
+def check_features(chunk: Chunk, modalities: Mapping[str, int]) -> int:
+    """The rows of a chunk of features that wide. Raises ValueError naming what is of another shape or dtype."""
+    m, rows = len(modalities), chunk.present.shape[1]
+    if chunk.present.shape[0] != m or chunk.present.dtype != torch.bool:
+        raise ValueError(f"present: [{m}, t] bool, got {list(chunk.present.shape)} {chunk.present.dtype}")
+    for name, width in modalities.items():
+        values = chunk.inputs[name]
+        if values.shape != (rows, width) or values.dtype != torch.float32:
+            raise ValueError(f"{name}: [{rows}, {width}] float32, got {list(values.shape)} {values.dtype}")
+    return rows
+
+
 def check_state(tensors: Mapping[str, StateTensor], state: State, device: torch.device) -> int:
     """The number of slots of a pool. Raises ValueError naming the tensor that is missing or is not as allocated."""
     slots = None

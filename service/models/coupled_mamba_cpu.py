@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from service.kernels.cpu import BEST, THREADS, _native
-from service.models.base import Chunk, State, StateTensor, check_state
+from service.models.base import Chunk, State, StateTensor, check_features, check_state
 from service.models.coupled_mamba import CoupledMamba
 from service.models.cpu_packing import chunk_packing
 from service.models.memory import allocating
@@ -139,18 +139,8 @@ class CoupledMambaProgram:
         A read before a sequence's first input of any modality gives NaN. Raises ValueError, before anything is
         written, where shapes disagree or offsets, slots or reads are out of range.
         """
-        rows = chunk.present.shape[1]
-        if chunk.present.shape[0] != len(self.config.modalities) or chunk.present.dtype != torch.bool:
-            raise ValueError(
-                f"present: [{len(self.config.modalities)}, t] bool, got "
-                f"{list(chunk.present.shape)} {chunk.present.dtype}"
-            )
-        inputs = []
-        for name, width in self.config.modalities.items():
-            values = chunk.inputs[name]
-            if values.shape != (rows, width) or values.dtype != torch.float32:
-                raise ValueError(f"{name}: [{rows}, {width}] float32, got {list(values.shape)} {values.dtype}")
-            inputs.append(values.contiguous())
+        rows = check_features(chunk, self.config.modalities)
+        inputs = [chunk.inputs[name].contiguous() for name in self.config.modalities]
         present = chunk.present.contiguous()
         slots = check_state(self._tensors, state, torch.device("cpu"))
         packing, held = chunk_packing(chunk, rows, slots)

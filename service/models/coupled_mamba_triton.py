@@ -17,7 +17,7 @@ from service.kernels.triton.pooling import pool_rows
 from service.kernels.triton.routing import Tiles, stacked_tiles
 from service.kernels.triton.select import Sequences
 from service.kernels.triton.tiles import product_tile
-from service.models.base import Chunk, State, StateTensor, check_state
+from service.models.base import Chunk, State, StateTensor, check_features, check_state
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_triton_weights import InputWeights, LayerWeights, Pair, Weights
 from service.models.stacked import EPS
@@ -71,13 +71,7 @@ class CoupledMambaTriton:
         modality gives NaN. Raises ValueError, before anything is written, where shapes disagree or offsets, slots or
         reads are out of range.
         """
-        m, rows = len(self.config.modalities), chunk.present.shape[1]
-        if chunk.present.shape[0] != m or chunk.present.dtype != torch.bool:
-            raise ValueError(f"present: [{m}, t] bool, got {list(chunk.present.shape)} {chunk.present.dtype}")
-        for name, width in self.config.modalities.items():
-            values = chunk.inputs[name]
-            if values.shape != (rows, width) or values.dtype != torch.float32:
-                raise ValueError(f"{name}: [{rows}, {width}] float32, got {list(values.shape)} {values.dtype}")
+        rows = check_features(chunk, self.config.modalities)
         check_chunk("coupled_mamba", chunk, rows, check_state(self._tensors, state, self.device))
         width = sum(self.config.outputs.values())
         outputs = torch.empty(chunk.reads.shape[0], 2 * width if chunk.alone else width)
