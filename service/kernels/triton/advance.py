@@ -13,44 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from service.kernels.selective_scan.triton import selective_step
-from service.kernels.triton.arithmetic import LOG2E, accumulate, rounded, silu, softplus
+from service.kernels.triton.arithmetic import LOG2E, rounded, silu
 from service.kernels.triton.routing import Tiles
 from service.kernels.triton.select import Sequences
+from service.kernels.triton.step_sizes import make_step_sizes, step_sizes
 from service.kernels.triton.tiles import LEAST, power_of_two, scan_tile
 
 CHANNELS_A_PROGRAM = 32  # a line of memory of fp32
 ROWS_A_PROGRAM = 4  # of steps: states that a program moves one after the other; more of them share dt_proj's weights
-
-
-@triton.jit
-def _step_sizes(
-    selected,
-    weight,
-    bias,
-    row,
-    has_row,
-    m,
-    d,
-    has_d,
-    RANK: tl.constexpr,
-    SELECTED: tl.constexpr,
-    WEIGHT_STRIDE: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    """softplus(dt_proj[m] r + bias[m]) of rows of one modality, for a block of channels [ROWS, BLOCK_D]."""
-    sums = tl.zeros([ROWS, BLOCK_D], tl.float32)
-    for first in range(0, RANK, BLOCK_R):
-        rank = first + tl.arange(0, BLOCK_R)
-        has_rank = rank < RANK
-        x = tl.load(
-            selected + row[:, None] * SELECTED + rank[None, :], mask=has_row[:, None] & has_rank[None, :], other=0.0
-        )
-        w_at = weight + m.to(tl.int64) * WEIGHT_STRIDE + d[:, None] * RANK + rank[None, :]
-        sums = accumulate(x, tl.load(w_at, mask=has_d[:, None] & has_rank[None, :], other=0.0), sums)
-    shift = tl.load(bias + m * (WEIGHT_STRIDE // RANK) + d, mask=has_d, other=0.0)
-    return softplus(sums + shift[None, :])
 
 
 @triton.jit
@@ -128,7 +98,7 @@ def _advance_steps(
     row = tl.where(has_row, row, 0).to(tl.int64)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     has_d = d < CHANNELS
-    sizes = _step_sizes(
+    sizes = step_sizes(
         selected,
         weight,
         bias,
@@ -157,57 +127,9 @@ def _advance_steps(
             kept = tl.load(slots + t) * state_stride + tile
             h = tl.load(state + kept, mask=has & (tl.load(fresh + t) == 0), other=0.0)
             h = _move(
-                h,
-                t,
-                x,
-                gate,
-                selected,
-                dt,
-                y,
-                decay,
-                skip,
-                d,
-                has_d,
-                CHANNELS,
-                STATES,
-                RANK,
-                GATE_STRIDE,
-                BLOCK_N,
+                h, t, x, gate, selected, dt, y, decay, skip, d, has_d, CHANNELS, STATES, RANK, GATE_STRIDE, BLOCK_N
             )
             tl.store(state + kept, h, mask=has)
-
-
-@triton.jit
-def _make_step_sizes(
-    selected,
-    weight,
-    bias,
-    dt,
-    table,
-    modality,
-    CHANNELS: tl.constexpr,
-    SELECTED: tl.constexpr,
-    RANK: tl.constexpr,
-    WEIGHT_STRIDE: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-):
-    """Program (block of channels, ROWS rows of a tile)."""
-    lane = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    m = tl.load(modality + tl.program_id(1) * ROWS // TILE_ROWS)
-    if m < 0:
-        return
-    row = tl.load(table + lane)
-    has_row = row >= 0
-    row = tl.where(has_row, row, 0).to(tl.int64)
-    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
-    has_d = d < CHANNELS
-    sizes = _step_sizes(
-        selected, weight, bias, row, has_row, m, d, has_d, RANK, SELECTED, WEIGHT_STRIDE, ROWS, BLOCK_D, BLOCK_R
-    )
-    tl.store(dt + row[:, None] * CHANNELS + d[None, :], sizes, mask=has_row[:, None] & has_d[None, :])
 
 
 @triton.jit
@@ -306,7 +228,7 @@ def advance(
         )
         return
     if lanes:
-        _make_step_sizes[(blocks, lanes // LEAST)](
+        make_step_sizes[(blocks, lanes // LEAST)](
             selected, weight, bias, dt, tiles.rows, tiles.modality, SELECTED=selected.stride(0), **sizes, **product
         )
     _advance_sequences[(blocks, sequences.count)](
