@@ -59,7 +59,7 @@ class Gateway:
         if scope["path"] == "/metrics":
             await self._metrics(send)
             return
-        scope = _carried(scope)
+        send, scope = _named_once(scope, send), _carried(scope)
         body = bytearray()
         try:
             if await self._read(receive, body):
@@ -167,6 +167,18 @@ def _carried(scope: Scope) -> dict[str, Any]:
 
 def _request_id(scope: Scope) -> str:
     return str(dict(scope["headers"])[b"x-request-id"].decode("latin-1"))
+
+
+def _named_once(scope: Scope, send: Send) -> Send:
+    """Sends without the id that the request came with, which Serve's proxy adds to the response."""
+    named = [tuple(header) for header in scope["headers"] if header[0] == b"x-request-id"]
+
+    async def call(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [header for header in message["headers"] if tuple(header) not in named]}
+        await send(message)
+
+    return call
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -211,6 +211,14 @@ def test_a_request_id_that_logs_cannot_carry_is_replaced(given: str) -> None:
     assert dict(replicas.calls[0]["scope"]["headers"])[b"x-request-id"].startswith(b"pred_")
 
 
+def test_a_request_is_named_once_since_serves_proxy_names_it_too() -> None:
+    started = {**answer(200)[0], "headers": [(b"x-request-id", b"req_1"), (b"content-type", b"text/plain")]}
+    given = {"X-Request-Id": "req_1"}
+    response, _ = ask([[started, answer(200)[1]]], headers=given)
+    assert response.headers.multi_items() == [("content-type", "text/plain")]
+    assert "x-request-id" not in ask([answer(200)], headers=given, content=b"0" * 2001)[0].headers
+
+
 def test_no_socket_lives_here() -> None:
     gateway, sent = Gateway(Replicas(iter(())), Settings()), list[Any]()  # type: ignore[arg-type]
 
