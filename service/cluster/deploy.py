@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private.services import canonicalize_bootstrap_address_or_die
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, HTTPOptions, ProxyLocation, RequestRouterConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.cluster.gateway import Gateway
 from service.cluster.replica import STREAMS, Replica
+from service.served import kind_of
 from service.settings import Settings, load_settings
 
 REPLICAS, GATEWAY = "serpentine-replicas", "serpentine"
+ANSWERS_S = 5.0  # for a head to accept a connection; Ray itself would try for a quarter of an hour
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
 
 
@@ -24,6 +28,7 @@ class Shape:
     """What a deployment takes.
 
     replicas  the least and the most; where they differ, their number goes by `scaling.wanted`
+    up_after_s, down_after_s  that another number must have been wanted for
     gateways  small processes that pass requests on
     cpus, gpus  that Ray reserves for a replica
     spread    at most one replica and one gateway a node
@@ -31,6 +36,8 @@ class Shape:
     """
 
     replicas: tuple[int, int] = (1, 1)
+    up_after_s: float = 30.0
+    down_after_s: float = 600.0
     gateways: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
@@ -39,20 +46,50 @@ class Shape:
 
 
 def deploy(given: Mapping[str, Any], shape: Shape, *, host: str, port: int, address: str | None = None) -> None:
-    """Put the service on the cluster at `address` (None: that of the environment, or one on this machine).
+    """Put the service on the cluster at `address` (None: that of the environment, or one that runs on this machine).
 
     given: settings, the same for every replica. Returns once every replica is ready; then the proxies
-    listen on host:port. Raises SettingsError, ValueError, and what Ray raises.
+    listen on host:port. Raises SettingsError, ValueError, ConnectionError, and what Ray raises.
     """
     settings = load_settings(given)
     if settings.session_store is None and shape.replicas[1] > 1:
         raise ValueError("several replicas share sessions through a store: set SERPENTINE_SESSION_STORE")
-    if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False)
+    for folder in settings.models:
+        kind_of(folder)  # Ray would try each of its replicas three times
+    _join(address)
     where = ProxyLocation.EveryNode if shape.every_node_listens else ProxyLocation.HeadOnly
     serve.start(proxy_location=where, http_options=HTTPOptions(host=host, port=port))
     serve.run(_replicas(settings, given, shape), name=REPLICAS, route_prefix=STREAMS)
     serve.run(_gateway(settings, shape), name=GATEWAY, route_prefix="/")
+
+
+def stop(address: str | None = None) -> None:
+    """Take the service from the cluster; what is being answered has its drain. Raises ConnectionError.
+
+    Where nothing else is served there, Serve and its proxies go too.
+    """
+    _join(address)
+    for name in (GATEWAY, REPLICAS):
+        if name in serve.status().applications:
+            serve.delete(name)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _join(address: str | None) -> None:
+    if not ray.is_initialized():
+        ray.init(address=_answering(address), log_to_driver=False)
+
+
+def _answering(address: str | None) -> str:
+    """A head's address as Ray reads it. Raises ConnectionError where there is none, or nobody answers there."""
+    found: str = canonicalize_bootstrap_address_or_die(address or "auto")
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_S).close()
+    except OSError as error:
+        raise ConnectionError(f"no Ray cluster answers at {found}: {error}") from None
+    return found
 
 
 def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> serve.Application:
@@ -60,6 +97,8 @@ def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> ser
     scaling = AutoscalingConfig(
         min_replicas=least,
         max_replicas=most,
+        upscale_delay_s=shape.up_after_s,
+        downscale_delay_s=shape.down_after_s,
         policy=AutoscalingPolicy(policy_function="service.cluster.scaling:wanted"),
     )
     inside = settings.slots + settings.max_waiting  # the replica's own admission refuses beyond
