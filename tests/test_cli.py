@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from service.cli import describe, main
+from service.cli import main
 from service.codecs.prompt import AudioPart, ImagePart, TextPart
+from service.commands.predict import describe
 from service.drawing import drawn
 from service.engine.prediction import Interval, ModalityReading, Prediction
 from service.errors import InvalidInput
@@ -336,7 +337,7 @@ def test_an_open_service_beyond_this_machine_is_warned_of(
     host: str,
     warned: bool,
 ) -> None:
-    monkeypatch.setattr("service.cli.Server.run", lambda self, sockets: self.runtime.close(0))
+    monkeypatch.setattr("service.commands.serve.Server.run", lambda self, sockets: self.runtime.close(0))
     status, _, said = run(capsys, "serve", "--model", tiny_checkpoint, "--host", host, "--port", "0")
     assert status == 0
     assert ("no API keys are configured" in said) == warned

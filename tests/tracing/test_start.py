@@ -47,10 +47,14 @@ def test_what_cannot_be_had_fails_at_start(environment: dict[str, str], fault: s
         start_tracing(environment)
 
 
-def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, capsys: Any) -> None:
+@pytest.mark.parametrize("missing", ["sdk.resources", "exporter.otlp.proto.http.trace_exporter"])
+def test_without_the_extra_or_with_a_part_of_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, capsys: Any
+) -> None:
     from service.cli import main
 
-    monkeypatch.setattr("service.tracing.find_spec", lambda name: None)
+    monkeypatch.delitem(sys.modules, "service.otel", raising=False)
+    monkeypatch.setitem(sys.modules, f"opentelemetry.{missing}", None)
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     assert main(["serve", "--model", str(tiny_checkpoint), "--port", "0"]) == 2
     assert "the extra `otel`" in capsys.readouterr().err
@@ -59,7 +63,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Pat
 def test_where_there_are_none_nothing_is_imported() -> None:
     program = """if True:
         import sys
-        import service.cli
+        import service.commands.serve
         from service.tracing import start_tracing
         start_tracing({})
         beginnings = ("service.otel", "opentelemetry.sdk", "opentelemetry.exporter", "google.protobuf")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import queue
 import sys
-from argparse import Action, ArgumentParser, ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -17,56 +17,37 @@ from service.api.generate_answer import Answering, encoded, generation_body, par
 from service.api.generate_request import GenerateRequest, checked, sampling_of
 from service.codecs.assembly import CodesContent, Event, PartCompleted, PartStarted, TextGrown
 from service.codecs.bundle import IMAGE
+from service.commands import StartError
+from service.commands.common import only, settings_of, started
 from service.drawing import drawn
 from service.engine.generation import ChoiceEnded, TokenDrawn
+from service.logs import configure_logging
 from service.models.vocabulary import TEXT
 from service.runtime import Runtime
+from service.served import GenerativeModel
 
 SUFFIXES = {"image": ".png", "audio": ".wav"}
 Told = TokenDrawn | ChoiceEnded
 
 
-class InOrder(Action):
-    """Collects --text, --image and --audio in the order in which they stand."""
-
-    def __call__(self, parser: ArgumentParser, arguments: Namespace, values: Any, option: str | None = None) -> None:
-        """Append one part to `arguments.parts`."""
-        assert option is not None
-        arguments.parts = [*(arguments.parts or ()), (option.removeprefix("--"), values)]
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """The options of `generate`."""
-    parser.add_argument("prompt", nargs="?", help="text to go on from; parts that follow come after it")
-    parser.set_defaults(parts=None)
-    parser.add_argument("--text", action=InOrder, dest="parts", help="a part of the prompt; parts keep their order")
-    parser.add_argument("--image", action=InOrder, dest="parts", type=Path, metavar="FILE", help="a picture's file")
-    parser.add_argument("--audio", action=InOrder, dest="parts", type=Path, metavar="FILE", help="a recording's file")
-    parser.add_argument("--mode", help="text-only, image-only, speech-only or interleaved (the latter)")
-    parser.add_argument("--max-tokens", type=int, metavar="N", help="of each answer (256)")
-    for name, kind in (("temperature", float), ("top-p", float), ("top-k", int)):
-        text = "for all modalities, or as MODALITY=VALUE for one; may be repeated"
-        parser.add_argument(f"--{name}", action="append", type=_each(kind), metavar="VALUE", help=text)
-    parser.add_argument("--guidance", type=float, dest="guidance_scale", metavar="SCALE", help="of images and speech")
-    parser.add_argument("--seed", type=int, help="the same seed, the same answer")
-    parser.add_argument("--stop", action="append", metavar="TEXT", help="ends an answer; may be repeated")
-    parser.add_argument("--n", type=int, help="how many answers (1)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where PNG and WAV files go")
-    parser.add_argument("--play-ascii", action="store_true", help="draw pictures in the terminal")
-    parser.add_argument("--json", action="store_true", help="print what POST /generate answers")
-
-
-def _each(kind: type[float] | type[int]) -> Any:
-    """Parses VALUE or MODALITY=VALUE -> (modality or None, value)."""
-
-    def parse(text: str) -> tuple[str | None, float]:
-        modality, equals, value = text.rpartition("=")
-        try:
-            return (modality if equals else None, kind(value))
-        except ValueError:
-            raise ArgumentTypeError(f"a number, or MODALITY=number, is expected, not {text!r}") from None
-
-    return parse
+def run(arguments: Namespace) -> int:
+    """Print an answer. Raises StartError, ServiceError."""
+    settings = settings_of(arguments)
+    configure_logging("warning", settings.log_format)
+    if arguments.prompt is None and not arguments.parts:
+        raise StartError("nothing to go on from; give a text, or at least one of --text, --image, --audio")
+    try:
+        call = request_of(arguments)
+        if arguments.out is not None:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot use {error.filename}: {error.strerror or error}") from None
+    runtime = started(only(GenerativeModel, settings))
+    try:
+        generate(runtime, call, arguments)
+    finally:
+        runtime.close(0)
+    return 0
 
 
 def request_of(arguments: Namespace) -> GenerateRequest:

@@ -17,6 +17,8 @@ from service.cli import main
         (["--gateways", "0"], "--gateways: 1 to inf is expected, not 0"),
         (["--cpus", "-1"], "--cpus: 0 to inf is expected, not -1.0"),
         (["--gpus", "nan"], "--gpus: 0 to inf is expected, not nan"),
+        (["--up-after", "-1"], "--up-after: 0 to inf is expected, not -1.0"),
+        (["--down-after", "nan"], "--down-after: 0 to inf is expected, not nan"),
     ],
 )
 def test_wrong_options_end_with_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
