@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -96,8 +95,10 @@ def start_tracing(environment: Mapping[str, str]) -> Tracing:
     for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
         if environment.get(name, PROTOCOL) not in ("", PROTOCOL):
             raise TracingError(f"{name}: traces are sent as {PROTOCOL}, not as {environment[name]!r}")
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.sdk") is None:
-        raise TracingError("traces need the extra `otel`: pip install 'serpentine[otel]'")
-    from service.otel import make_tracing
-
+    try:
+        from service.otel import make_tracing
+    except ModuleNotFoundError as error:  # Ray brings a part of it along
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise TracingError("traces need the extra `otel`: pip install 'serpentine[otel]'") from None
     return make_tracing(exporter, environment)

@@ -11,9 +11,17 @@ import pytest
 if TYPE_CHECKING:
     from service.otel import OpenTelemetryTracing
 
+
+def _there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is a part of
+        return False
+
+
 NEEDED = pytest.mark.skipif(
-    importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.sdk") is None,
-    reason="OpenTelemetry's SDK, the extra `otel`, is not installed",
+    not _there("opentelemetry.sdk") or not _there("opentelemetry.exporter.otlp.proto.http"),
+    reason="OpenTelemetry's SDK and exporter, the extra `otel`, are not installed",
 )
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
