@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: serve test test-backends lint audit bench bench-quick bench-keep load-quick load soak soak-stream capacity sanitize \
-	cluster-test image image-test compose-check deploy-check kernels test-gpu
+	monitor-test dashboard cluster-test image image-test compose-check deploy-check kernels test-gpu
 
 .SILENT: .venv/.installed .venv/.load
 .venv/.installed: pyproject.toml constraints.txt CMakeLists.txt $(wildcard service/kernels/cpu/native/*)
@@ -96,7 +96,7 @@ image-test: .venv/.installed
 	tests/deploy/tools.sh
 	$(ENGINE) sh -c 'docker/build.sh $(TARGET) $(IMAGE) && IMAGE=$(IMAGE) $(BIN)/python -m pytest -s docker'
 
-# Two nodes of Ray on this machine, of which one is killed under load.
+# On Ray on this machine: the command, replicas that come and go, and two nodes of which one is killed under load.
 cluster-test: .venv/.installed
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[media,train,dev,cluster]'
 	CLUSTER_TEST=1 $(BIN)/pytest -s tests/cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -48,8 +49,8 @@ class Shape:
 def deploy(given: Mapping[str, Any], shape: Shape, *, host: str, port: int, address: str | None = None) -> None:
     """Put the service on the cluster at `address` (None: that of the environment, or one that runs on this machine).
 
-    given: settings, the same for every replica. Returns once every replica is ready; then the proxies
-    listen on host:port. Raises SettingsError, ValueError, ConnectionError, and what Ray raises.
+    given: settings; with those of the environment and the file here, every replica's. Returns once every replica is
+    ready; then the proxies listen on host:port. Raises SettingsError, ValueError, ConnectionError, and what Ray raises.
     """
     settings = load_settings(given)
     if settings.session_store is None and shape.replicas[1] > 1:
@@ -59,7 +60,7 @@ def deploy(given: Mapping[str, Any], shape: Shape, *, host: str, port: int, addr
     _join(address)
     where = ProxyLocation.EveryNode if shape.every_node_listens else ProxyLocation.HeadOnly
     serve.start(proxy_location=where, http_options=HTTPOptions(host=host, port=port))
-    serve.run(_replicas(settings, given, shape), name=REPLICAS, route_prefix=STREAMS)
+    serve.run(_replicas(settings, shape), name=REPLICAS, route_prefix=STREAMS)
     serve.run(_gateway(settings, shape), name=GATEWAY, route_prefix="/")
 
 
@@ -92,7 +93,19 @@ def _answering(address: str | None) -> str:
     return found
 
 
-def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> serve.Application:
+def everywhere(settings: Settings) -> dict[str, Any]:
+    """What was set here, for processes that have another environment and another folder: defaults stay their own."""
+    own = {"config", "host", "port"}
+    return {name: _absolute(getattr(settings, name)) for name in settings.model_fields_set - own}
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_absolute, value))
+    return value.absolute() if isinstance(value, Path) else value
+
+
+def _replicas(settings: Settings, shape: Shape) -> serve.Application:
     least, most = shape.replicas
     scaling = AutoscalingConfig(
         min_replicas=least,
@@ -115,7 +128,7 @@ def _replicas(settings: Settings, given: Mapping[str, Any], shape: Shape) -> ser
         ray_actor_options={"num_cpus": shape.cpus, "num_gpus": shape.gpus},
         **options,
     )
-    return deployment.bind(dict(given))
+    return deployment.bind(everywhere(settings))
 
 
 def _gateway(settings: Settings, shape: Shape) -> serve.Application:

@@ -27,7 +27,7 @@ class Replica:
     """A runtime and the application over it."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
-        """given: settings, on top of the node's environment. Raises what `load_settings` and `Runtime.start` do."""
+        """given: settings, on top of the node's own. Raises what `load_settings` and `Runtime.start` do."""
         settings = load_settings(given)
         configure_logging(settings.log_level, settings.log_format)
         self.runtime = Runtime.start(settings, Metrics(), start_tracing(os.environ))

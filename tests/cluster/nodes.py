@@ -1,4 +1,4 @@
-"""Two Ray nodes on loopback addresses, each with a replica and a gateway, and one Redis."""
+"""Ray on this machine, with a Redis for sessions: two nodes on loopback addresses, or one that a command deploys to."""
 
 from __future__ import annotations
 
@@ -25,22 +25,24 @@ LEASE_S = 2.0
 
 
 class Node:
-    """A Ray node of two CPUs, as `ray start` makes it."""
+    """A Ray node, as `ray start` makes it; ip: None for what Ray takes by itself."""
 
-    def __init__(self, folder: Path, ip: str, *, head: str | None = None, joins: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, ip: str | None, *, cpus: int = 2, head: str | None = None, joins: str | None = None
+    ) -> None:
         arguments = ["--head", f"--port={head.split(':')[1]}", "--include-dashboard=false"] if head else []
         arguments += [f"--address={joins}"] if joins else []
+        arguments += [f"--node-ip-address={ip}"] if ip else []
         ray_start = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
-        common = ["--num-cpus=2", f"--object-store-memory={100 * 2**20}", "--disable-usage-stats"]
+        common = [f"--num-cpus={cpus}", f"--object-store-memory={100 * 2**20}", "--disable-usage-stats"]
         log = folder / f"{ip}.log"
         with log.open("wb") as out:
-            self._popen = subprocess.Popen(
-                [*ray_start, f"--node-ip-address={ip}", *common, *arguments], stdout=out, stderr=subprocess.STDOUT
-            )
+            self._popen = subprocess.Popen([*ray_start, *common, *arguments], stdout=out, stderr=subprocess.STDOUT)
         give_up = time.monotonic() + 120
         while "Ray runtime started" not in log.read_text():
-            assert self._popen.poll() is None, log.read_text()
-            assert time.monotonic() < give_up, log.read_text()
+            if self._popen.poll() is not None or time.monotonic() > give_up:
+                self.kill()
+                raise AssertionError(log.read_text())
             time.sleep(0.1)
 
     def kill(self) -> None:
@@ -60,6 +62,11 @@ def free_port() -> int:
         return port
 
 
+def models(folder: Path) -> tuple[Path, Path]:
+    """One for clips and one for prompts."""
+    return build_checkpoint(folder / "clips"), build_trio(folder / "trio")
+
+
 class TwoNodes:
     """A context: the proxy of the first node answers at `url`; `lose` kills the second node."""
 
@@ -69,7 +76,7 @@ class TwoNodes:
             redis = RedisServer()
             stack.callback(redis.close)
             given: dict[str, Any] = {
-                "models": (build_checkpoint(folder / "clips"), build_trio(folder / "trio")),
+                "models": models(folder),
                 "session_store": redis.url,
                 "session_lease_s": LEASE_S,
                 "backend": os.environ.get("SERPENTINE_BACKEND", "cpu"),
@@ -91,6 +98,52 @@ class TwoNodes:
     def lose(self) -> None:
         """Kill the second node and all that runs there, as a power cut would."""
         self._nodes[1].kill()
+
+    def __exit__(self, *raised: object) -> None:
+        self._stack.close()
+
+
+class Deployed:
+    """A context: one Ray node, and the service on it at `url`, put there by the command `serpentine cluster deploy`."""
+
+    def __init__(self, *options: str, **environment: str) -> None:
+        """options, environment: of the command, beside what every test needs."""
+        self.options, self.given = options, environment
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nodes")))
+            redis = RedisServer()
+            stack.callback(redis.close)
+            address = f"127.0.0.1:{free_port()}"
+            node = Node(folder, None, cpus=4, head=address)
+            stack.callback(node.kill)
+            self.environment = {
+                **os.environ,
+                "RAY_ADDRESS": address,
+                "SERPENTINE_MODELS": ",".join(map(str, models(folder))),
+                "SERPENTINE_SESSION_STORE": redis.url,
+                "SERPENTINE_THREADS": "1",
+                **self.given,
+            }
+            port = free_port()
+            self.url = f"http://127.0.0.1:{port}"
+            said = self.command("deploy", "--host=127.0.0.1", f"--port={port}", *self.options)
+            assert said.startswith(f"Serpentine listens on port {port}"), said
+            self._stack = stack.pop_all()
+        return self
+
+    def command(self, *words: str) -> str:
+        """Run `serpentine cluster` -> what it printed. Raises AssertionError with its complaint where it fails."""
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "cluster", *words],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def __exit__(self, *raised: object) -> None:
         self._stack.close()
