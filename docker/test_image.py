@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Container, docker
+
+from service import __version__
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -88,6 +91,15 @@ def test_its_health_check_follows_livez(served: Container) -> None:
 def served_image(container: Container) -> str:
     """The id of a container's image."""
     return docker("inspect", "--format={{.Image}}", container.name)
+
+
+def test_its_labels_say_what_it_is(image: str) -> None:
+    labels = json.loads(docker("image", "inspect", "--format={{json .Config.Labels}}", image))
+    said = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    assert (said["version"], said["revision"]) == (__version__, head)
+    assert said["title"] == "Serpentine"
+    assert said["licenses"] == "Apache-2.0"
 
 
 def test_no_compiler_nor_pip_is_left_in_it(served: Container, image: str) -> None:

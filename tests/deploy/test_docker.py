@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from service import __version__
 from tests.deploy.tools import ROOT, output, program
 
 FOLDER = ROOT / "docker"
@@ -17,6 +18,13 @@ FOLDER = ROOT / "docker"
 def test_hadolint_finds_nothing(name: str) -> None:
     hadolint = Path(sys.executable).with_name("hadolint")  # of the extra `dev`, so that it is never skipped
     assert output(str(hadolint), str(FOLDER / name)) == ""
+
+
+def test_the_images_are_labelled_with_the_projects_version() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    lines = (FOLDER / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("ARG VERSION")] == [f"ARG VERSION={declared}"] * 2
+    assert declared == __version__
 
 
 def test_the_build_needs_no_more_than_the_context_has() -> None:
