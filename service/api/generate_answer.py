@@ -84,7 +84,14 @@ def part_body(content: Content, codecs: Codecs) -> dict[str, Any]:
     kind, data = part_type(content.modality, codecs), encoded(content, codecs)
     if data is None:
         return {"type": kind, "modality": content.modality, "ids": list(content.codes)}
-    return {"type": kind, "mime_type": "image/png" if kind == IMAGE else "audio/wav", "data": as_base64(data)}
+    if kind == IMAGE:
+        return image_body(as_base64(data))
+    return {"type": kind, "mime_type": "audio/wav", "data": as_base64(data)}
+
+
+def image_body(data: str) -> dict[str, Any]:
+    """The JSON of a picture, whose PNG in base64 is `data`."""
+    return {"type": IMAGE, "mime_type": "image/png", "data": data}
 
 
 def part_type(modality: str, codecs: Codecs) -> str:

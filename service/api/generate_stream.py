@@ -1,9 +1,10 @@
 """A generation as events while it runs.
 
-    engine thread: listener -> deque -> event loop: assemble -> (threads: encode media) -> chunks of events
+    engine thread: listener, assemble -> deque -> event loop: (threads: encode media) -> chunks of events
 
-What waits in the deque is tokens, at most n * max_tokens of them: a reader who is slow holds up neither the engine nor
-anybody else, and pictures are made when the reader has taken what was before them.
+The event loop is woken where there is something to tell, and not for each of the hundred codes of a clip. What waits in
+the deque is no more than the tokens make: a reader who is slow holds up neither the engine nor anybody else, and
+pictures are made when the reader has taken what was before them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 from service.api.context import Edge
-from service.api.generate_answer import Answering, as_base64, metadata, part_body, part_type
+from service.api.generate_answer import Answering, as_base64, image_body, metadata, part_body, part_type
 from service.api.problems import count, problem, unexpected
 from service.api.sse import KEEP_ALIVE, event
 from service.codecs.assembly import CodesContent, Event, PartCompleted, PartStarted, RowArrived, TextGrown
@@ -32,14 +33,18 @@ log = logging.getLogger(__name__)
 
 
 class GenerationStream:
-    """The events of one generation. Belongs to the event loop that makes it; only `_listen` runs elsewhere."""
+    """The events of one generation. Belongs to the event loop that makes it; only `_listen` runs elsewhere, and has the
+    assemblers to itself.
+    """
 
     def __init__(self, edge: Edge, answering: Answering, deadline: float) -> None:
         self.edge, self.answering, self.deadline = edge, answering, deadline
         self._assemblers = [answering.assembler() for _ in range(answering.params.n)]
-        self._came: deque[TokenDrawn | ChoiceEnded] = deque()
+        self._came: deque[tuple[int, Event]] = deque()  # of which choice, and what
+        self._begun = False  # a token was drawn
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
         self._woken = False
+        self._whole: dict[int, tuple[tuple[int, ...], str]] = {}  # by choice, a picture all of whose rows were told
         self._sequence = 0
         self._future: Future[Generation] = Future()
 
@@ -51,9 +56,9 @@ class GenerationStream:
         self._future = submit(self._listen)
         self._future.add_done_callback(lambda _: self._wake_up())
         try:
-            while not self._came and not self._future.done():
+            while not self._begun and not self._future.done():
                 await self._news(math.inf)
-            if not self._came:
+            if not self._begun:
                 self._future.result()
         except BaseException:
             self._future.cancel()
@@ -73,8 +78,14 @@ class GenerationStream:
             self._future.cancel()
 
     def _listen(self, told: TokenDrawn | ChoiceEnded) -> None:
-        self._came.append(told)
-        if not self._woken:  # the loop is asleep, or is about to look
+        assembler = self._assemblers[told.choice]
+        if isinstance(told, TokenDrawn):
+            events = assembler.feed(told.token)
+        else:
+            events = assembler.finish(told.text_bytes_dropped)
+        self._came.extend((told.choice, part) for part in events)
+        news, self._begun = bool(events) or not self._begun, True
+        if news and not self._woken:  # the loop is asleep, or is about to look
             self._woken = True
             self._wake_up()
 
@@ -102,17 +113,11 @@ class GenerationStream:
         while True:
             done = self._future.done()  # before the deque is emptied: what it told before its end is in there
             while self._came:
-                told = self._came.popleft()
-                assembler = self._assemblers[told.choice]
-                if isinstance(told, TokenDrawn):
-                    events = assembler.feed(told.token)
-                else:
-                    events = assembler.finish(told.text_bytes_dropped)
-                for part in events:
-                    if ready and not isinstance(part, PartStarted | TextGrown):  # it is encoded when those are taken
-                        yield b"".join(ready)
-                        ready.clear()
-                    ready.append(await self._part(told.choice, part))
+                choice, part = self._came.popleft()
+                if ready and not isinstance(part, PartStarted | TextGrown):  # it is encoded when those are taken
+                    yield b"".join(ready)
+                    ready.clear()
+                ready.append(await self._part(choice, part))
             if ready:
                 yield b"".join(ready)
                 ready.clear()
@@ -129,14 +134,19 @@ class GenerationStream:
         if isinstance(told, TextGrown):
             return self._event("part.delta", **fields, text=told.text)
         if isinstance(told, RowArrived):
-            return self._event("part.delta", **fields, image_png=await self.edge.apart(self._rows, told.codes))
-        return await self._completed(told, fields)
+            picture = await self.edge.apart(self._rows, told.codes)
+            self._whole[choice] = (told.codes, picture)
+            return self._event("part.delta", **fields, image_png=picture)
+        return await self._completed(choice, told, fields)
 
-    async def _completed(self, told: PartCompleted, fields: dict[str, Any]) -> bytes:
-        codecs = self.answering.codecs
-        if not isinstance(told.content, CodesContent):
-            return self._event("part.completed", **fields, part=part_body(told.content, codecs))
-        part = await self.edge.apart(part_body, told.content, codecs)
+    async def _completed(self, choice: int, told: PartCompleted, fields: dict[str, Any]) -> bytes:
+        codecs, content = self.answering.codecs, told.content
+        codes, picture = self._whole.pop(choice, (None, ""))
+        if not isinstance(content, CodesContent):
+            return self._event("part.completed", **fields, part=part_body(content, codecs))
+        if content.codes == codes:  # its last row made it whole
+            return self._event("part.completed", **fields, part=image_body(picture))
+        part = await self.edge.apart(part_body, content, codecs)
         delta = b""
         if part["type"] == "audio":
             delta = self._event("part.delta", **fields, audio_wav=part["data"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from service.api.context import Edge
 from service.api.generate_answer import Answering
@@ -169,6 +171,35 @@ async def test_a_slow_reader_holds_nobody_up(told: Callable[..., Told]) -> None:
     events = [parsed(chunk) async for chunk in each(chunks)]
     assert sum(event["type"] == "part.delta" for event in events) == 1001
     assert events[-1]["response"]["usage"]["completion_tokens"] == {"text": 1001}
+
+
+async def test_the_loop_is_woken_where_there_is_something_to_tell(
+    told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of four rows of four codes, whose reader takes what has come before the next code is drawn."""
+    one, image = told(), TRIO.media["image"]
+    await one.begin(image.open)
+    woken = []
+    monkeypatch.setattr(one.stream, "_wake_up", lambda: woken.append(True))
+    for _ in range(16):
+        one.stream._woken = False
+        one.token(TRIO.span("image").start)
+    assert len(woken) == 4
+
+
+async def test_a_picture_is_encoded_once_a_row(told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, image = told(), TRIO.media["image"]
+    codec = one.stream.answering.codecs.image
+    assert codec is not None
+    encode, encoded = codec.png, []
+    monkeypatch.setattr(codec, "png", lambda *arguments: encoded.append(True) or encode(*arguments))
+    codes = [TRIO.span("image").start + code % 7 for code in range(16)]
+    await one.begin(image.open, *codes, image.close)
+    one.end(image.open, *codes, image.close)
+    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
+    assert len(encoded) == 4
+    data = base64.b64encode(encode(torch.tensor(codes) - TRIO.span("image").start)).decode()
+    assert events[-2]["part"] == {"type": "image", "mime_type": "image/png", "data": data}
 
 
 async def test_the_engine_may_tell_when_the_loop_is_gone(trio_checkpoint: Path, runtime: Runtime) -> None:
