@@ -18,7 +18,6 @@ import torch
 
 from service.features.clock import ClockSpec
 from training.affect import card
-from training.affect.clips import read_clips
 from training.affect.final import (
     bundled_features,
     final_model,
@@ -31,9 +30,9 @@ from training.affect.final import (
 )
 from training.affect.floor import ridge_on_text
 from training.affect.jobs import plan, run_jobs, set_up_log
-from training.affect.prepare import prepare_acted, prepare_adapter, prepare_text
+from training.affect.prepare import prepare_acted, prepare_adapted, prepare_adapter, prepare_text
 from training.affect.recipe import SHIPPED, Recipe, affect_small, for_folder
-from training.affect.study import Corpora
+from training.affect.sources import Bundled, OwnClips
 from training.affect.summary import calibration_of, summarise
 from training.results import write_json
 
@@ -89,25 +88,26 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
     """affect-small, from the corpora."""
     stages = options.only or STAGES
     work, recipe = options.work, adjusted(affect_small(), options)
-    adapter = prepare_adapter(options.data, work)
-    text = prepare_text(options.data, work / "text", adapter)
-    acted = prepare_acted(options.data, work / "acted")
-    judged = [c for c in (*text, *acted) if c.corpus in ("mosi", "ravdess") and "~" not in c.id]
-    ids = {clip.id for clip in judged}
-    corpora = Corpora(judged, [c for c in (*text, *acted) if c.id not in ids])
+    source = Bundled(work)
+    prepare_acted(options.data, work / "acted")
+    base = prepare_adapter(options.data, work)
+    for fold in (*range(recipe.folds), None):
+        prepare_adapted(options.data, base, source.text(fold), fold, recipe.folds)
+        prepare_text(options.data, source.text(fold))
     jobs = plan(recipe)
     if "cv" in stages:
-        run_jobs(recipe, corpora, jobs, work / "cv", options.workers, log_file)
+        run_jobs(recipe, source, jobs, work / "cv", options.workers, log_file)
     if "final" in stages:
+        corpora = source(None)
         model = final_model(recipe, corpora, SHIPPED, work)
         summary = summarise(work / "cv", jobs, recipe, corpora)
         calibration, measured = calibration_of(work / "cv", recipe, corpora, SHIPPED, COVERAGE, RISK)
         write_json(RESULTS / "cv.json", summary)
         write_json(RESULTS / "calibration.json", measured)
         write_json(RESULTS / "adapter.json", json.loads((work / "adapter.json").read_text("utf-8")))
-        write_json(RESULTS / "floor.json", ridge_on_text(corpora, "mosi", recipe.folds))
+        write_json(RESULTS / "floor.json", ridge_on_text(source, "mosi", recipe.folds))
         if not (work / "tests.json").exists():
-            write_json(work / "tests.json", reported_once(model, recipe, options.data, adapter))
+            write_json(work / "tests.json", reported_once(model, recipe, options.data, source.adapter))
         write_json(RESULTS / "tests.json", json.loads((work / "tests.json").read_text("utf-8")))
         write_checkpoint(
             options.out,
@@ -119,7 +119,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
             (-3.0, 3.0),
             card.entries(summary),
         )
-        install_adapter(adapter, options.out)
+        install_adapter(source.adapter, options.out)
         log.info("wrote %s, %.1f MB", options.out, size_bytes(options.out) / 1e6)
     if "card" in stages:
         card.write(options.out / "MODEL_CARD.md", RESULTS)
@@ -127,13 +127,13 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
 
 def from_folder(options: argparse.Namespace, log_file: Path) -> None:
     """A checkpoint from someone's feature arrays: cross-validated, trained on all, calibrated."""
-    clips = [clip for clip in read_clips(options.manifest) if clip.split != "test"]
+    source = OwnClips(options.manifest)
+    corpora = source(None)
+    clips = [*corpora.judged, *corpora.helpers]
     clock = ClockSpec("aligned") if options.clock == "aligned" else ClockSpec("ticks", float(options.clock))
     recipe = adjusted(for_folder(clips, clock, {}, options.steps or 1000), options)
-    judged = [c for c in clips if "~" not in c.id]
-    corpora = Corpora(judged, [c for c in clips if "~" in c.id])
     jobs = [job for job in plan(recipe) if job.variant == SHIPPED]
-    run_jobs(recipe, corpora, jobs, options.work / "cv", options.workers, log_file)
+    run_jobs(recipe, source, jobs, options.work / "cv", options.workers, log_file)
     summary = summarise(options.work / "cv", jobs, recipe, corpora)
     calibration, measured = calibration_of(options.work / "cv", recipe, corpora, SHIPPED, COVERAGE, RISK)
     write_json(options.out / "results.json", {"cv": summary, "calibration": measured})

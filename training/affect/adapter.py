@@ -2,7 +2,7 @@
 
 LoRA (arXiv 2106.09685): W + (alpha / rank) B A on every linear layer of the encoder, trained on SST, rt-polarity and
 MELD, through heads over the mean and the maximum of the token embeddings that are thrown away afterwards. MOSI is not
-used, so that its cross-validation says something about unseen speakers.
+used: its cross-validation needs an adapter a fold, for which `adapt.py` starts from this one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,21 +135,32 @@ def encode(encoder: nn.Module, tokenizer: Any, texts: Sequence[str]) -> tuple[Te
     return tokens, words
 
 
-def loss_of(outputs: dict[str, Tensor], rows: Sequence[Sentence], settings: AdapterSettings) -> Tensor:
-    """Sum over the batch of every label that a sentence has, over the size of the batch."""
+def sentence_tokenizer() -> Any:
+    """The encoder's tokenizer without padding, for sentences of up to 128 tokens."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(128)
+    return tokenizer
+
+
+def loss_of(
+    outputs: Mapping[str, Tensor], rows: Sequence[Sentence], weights: Mapping[str, float], smoothing: float
+) -> Tensor:
+    """Sum over the batch of every label that a sentence has, by its corpus's weight, over the size of the batch."""
     total = outputs["sentiment"].new_zeros(())
-    weight = {"sst": 1.0, "rt": settings.rt_weight, "meld": settings.meld_weight}
     for head in outputs:
         index = [i for i, s in enumerate(rows) if getattr(s, head) is not None]
         if not index:
             continue
         value = outputs[head][index].float()
-        w = torch.tensor([weight[rows[i].corpus] for i in index])
+        w = torch.tensor([weights[rows[i].corpus] for i in index])
         target = torch.tensor([getattr(rows[i], head) for i in index])
         if head == "sentiment":
             term = F.smooth_l1_loss(value[:, 0], target.float(), reduction="none", beta=0.5)
         else:
-            term = F.cross_entropy(value, target, reduction="none", label_smoothing=settings.smoothing)
+            term = F.cross_entropy(value, target, reduction="none", label_smoothing=smoothing)
         total = total + (w * term).sum()
     return total / len(rows)
 
@@ -186,13 +197,10 @@ def train_adapter(
     train: Sequence[Sentence], dev: dict[str, Sequence[Sentence]], settings: AdapterSettings
 ) -> tuple[dict[str, Tensor], nn.Module, Heads, list[dict[str, float]]]:
     """Train; -> the adapter's tensors, the adapted encoder, the heads, and the dev figures of every epoch."""
-    from tokenizers import Tokenizer
-
     torch.manual_seed(settings.seed)
     rng = random.Random(settings.seed)
-    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(128)
+    tokenizer = sentence_tokenizer()
+    weights = {"sst": 1.0, "rt": settings.rt_weight, "meld": settings.meld_weight}
     encoder = adapted_encoder(settings)
     heads = Heads(384, settings.dropout)
     low_rank = [p for p in encoder.parameters() if p.requires_grad]
@@ -213,7 +221,7 @@ def train_adapter(
             rows = [train[i] for i in chunk]
             with torch.autocast("cpu", torch.bfloat16):
                 tokens, mask = encode(encoder, tokenizer, [augmented(s.text, rng) for s in rows])
-            loss = loss_of(heads(tokens.float(), mask), rows, settings)
+            loss = loss_of(heads(tokens.float(), mask), rows, weights, settings.smoothing)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(low_rank, 1.0)

@@ -17,14 +17,12 @@ from service.models.checkpoint import Calibration, CheckpointConfig, save_checkp
 from service.models.coupled_mamba import CoupledMamba
 from training.affect.clips import LabelledClip
 from training.affect.fit import predict
-from training.affect.prepare import embedded
+from training.affect.prepare import ADAPTER, embedded
 from training.affect.recipe import Recipe
 from training.affect.study import Corpora, train
 from training.affect.text_corpora import LABELS, meld, sst
 
 log = logging.getLogger(__name__)
-
-ADAPTER = "text_adapter.safetensors"
 
 
 def final_model(recipe: Recipe, corpora: Corpora, variant: str, work: Path) -> CoupledMamba:

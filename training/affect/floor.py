@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from training.affect.metrics import regression_figures
-from training.affect.study import Corpora
+from training.affect.study import Source
 
 PENALTY = 1000.0
 
 
-def ridge_on_text(corpora: Corpora, corpus: str, folds: int) -> dict[str, float]:
+def ridge_on_text(source: Source, corpus: str, folds: int) -> dict[str, float]:
     """Acc-2, MAE and r out of fold for the clips of `corpus`, from the mean and the maximum of their text alone."""
     predicted, target = [], []
     for fold in range(folds):
-        training, held = corpora.split(fold, folds)
+        training, held = source(fold).split(fold, folds)
         parts = []
         for clips in (training, held):
             rows = [c for c in clips if c.corpus == corpus]

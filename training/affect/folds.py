@@ -5,6 +5,23 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
+
+
+class Grouped(Protocol):
+    """What folds are drawn of: a sentence or a clip."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def corpus(self) -> str:
+        """The corpus, within which folds are drawn."""
+
+    @property
+    def group(self) -> str:
+        """What is never split: a video, an actor."""
 
 
 def grouped_folds(groups: Sequence[str], k: int, seed: int = 0) -> list[int]:
@@ -26,3 +43,13 @@ def grouped_folds(groups: Sequence[str], k: int, seed: int = 0) -> list[int]:
         fold_of[group] = fold
         filled[fold] += sizes[group]
     return [fold_of[group] for group in groups]
+
+
+def folds_within_corpora(items: Sequence[Grouped], k: int) -> dict[str, int]:
+    """{id: fold}, drawn within each corpus, whatever the other corpora are; a group is never split."""
+    fold_of: dict[str, int] = {}
+    for corpus in sorted({item.corpus for item in items}):
+        rows = [item for item in items if item.corpus == corpus]
+        folds = grouped_folds([f"{corpus}/{item.group}" for item in rows], k)
+        fold_of.update(zip((item.id for item in rows), folds, strict=True))
+    return fold_of

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from training.affect.recipe import RIVAL, SHIPPED, Recipe
-from training.affect.study import Corpora, run_fold
+from training.affect.study import Source, run_fold
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +30,18 @@ class Job:
 
 
 def plan(recipe: Recipe) -> list[Job]:
-    """Seed after seed, so that an interrupted study compares like with like; `learned` on the first seed only."""
-    jobs = []
-    for i, seed in enumerate(recipe.seeds):
-        for variant in (SHIPPED, RIVAL, "none"):
-            jobs += [Job(variant, seed, fold, ablate=i == 0) for fold in range(recipe.folds)]
-    extra = [Job("learned", recipe.seeds[0], fold, ablate=True) for fold in range(recipe.folds)]
-    return jobs[: len(jobs) // 2] + extra + jobs[len(jobs) // 2 :]
+    """What matters most first, so that a study that is stopped has it: all of it on the first seed, then every seed of
+    the shipped variant, then its rivals seed after seed; `learned` on the first seed only."""
+
+    def runs(variant: str, i: int) -> list[Job]:
+        return [Job(variant, recipe.seeds[i], fold, ablate=i == 0) for fold in range(recipe.folds)]
+
+    later = range(1, len(recipe.seeds))
+    groups = [(variant, 0) for variant in (SHIPPED, RIVAL, "none")]
+    groups += [(SHIPPED, i) for i in later]
+    groups += [("learned", 0)]
+    groups += [(variant, i) for i in later for variant in (RIVAL, "none")]
+    return [job for variant, i in groups for job in runs(variant, i)]
 
 
 def start_worker(log_file: Path) -> None:
@@ -56,20 +61,20 @@ def set_up_log(log_file: Path) -> None:
     )
 
 
-def run_jobs(recipe: Recipe, corpora: Corpora, jobs: Sequence[Job], work: Path, workers: int, log_file: Path) -> None:
+def run_jobs(recipe: Recipe, source: Source, jobs: Sequence[Job], work: Path, workers: int, log_file: Path) -> None:
     """Run what is not there yet. A failing run stops the study with its error."""
     todo = [j for j in jobs if not (work / f"{j.variant}-seed{j.seed}-fold{j.fold}.npz").exists()]
     log.info("%d of %d runs to do", len(todo), len(jobs))
     if workers == 1:
         for job in todo:
-            run_fold(recipe, corpora, job.variant, job.seed, job.fold, work, job.ablate)
+            run_fold(recipe, source, job.variant, job.seed, job.fold, work, job.ablate)
         return
     began = time.monotonic()
-    # Forked, so that the corpora are not copied; threads are one a process already.
+    # Forked, so that a worker starts at once; threads are one a process already.
     context = multiprocessing.get_context("fork" if os.name == "posix" else None)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(log_file,)) as pool:
         futures = [
-            pool.submit(run_fold, recipe, corpora, job.variant, job.seed, job.fold, work, job.ablate) for job in todo
+            pool.submit(run_fold, recipe, source, job.variant, job.seed, job.fold, work, job.ablate) for job in todo
         ]
         for done, future in enumerate(as_completed(futures), 1):
             future.result()

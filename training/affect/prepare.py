@@ -15,8 +15,10 @@ from service.features.clock import ClockSpec, align
 from service.features.limits import MediaLimits
 from service.features.text import MiniLM
 from service.features.types import Steps
+from training.affect.adapt import SecondStage, adapt
 from training.affect.adapter import AdapterSettings, save_adapter, train_adapter
-from training.affect.clips import LabelledClip, read_clips, write_clips
+from training.affect.clips import LabelledClip, write_clips
+from training.affect.folds import folds_within_corpora
 from training.affect.ravdess import altered, recordings
 from training.affect.text_corpora import EMOTIONS, LABELS, Sentence, meld, mosi, overlapping, rt_without, sst
 
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 CLOCK = ClockSpec("ticks", 25.0)
 COPIES = 4
+ADAPTER = "text_adapter.safetensors"
 
 
 def on_the_clock(steps: Steps) -> Steps:
@@ -97,14 +100,19 @@ def embedded(sentences: Sequence[Sentence], encoder: MiniLM, batch: int = 64) ->
             )
 
 
+def film_sentences(data: Path) -> list[Sentence]:
+    """SST train without what repeats a sentence of its dev or test part."""
+    film = sst(data, "train")
+    doubles = overlapping(film, [*sst(data, "dev"), *sst(data, "test")], 0.9)
+    return [s for s in film if s.id not in doubles]
+
+
 def prepare_adapter(data: Path, work: Path) -> Path:
-    """Train the text adapter on SST, rt-polarity and MELD, unless it is in `work` -> its file."""
-    path = work / "text_adapter.safetensors"
+    """Train the text adapter's first stage on SST, rt-polarity and MELD, unless it is in `work` -> its file."""
+    path = work / ADAPTER
     if not path.exists():
         held = [*sst(data, "dev"), *sst(data, "test")]
-        film = sst(data, "train")
-        doubles = overlapping(film, held, 0.9)
-        training = [*(s for s in film if s.id not in doubles), *rt_without(data, held), *meld(data, "train")]
+        training = [*film_sentences(data), *rt_without(data, held), *meld(data, "train")]
         settings = AdapterSettings()
         dev = {"sst_dev": sst(data, "dev"), "meld_dev": meld(data, "dev")}
         tensors, _, _, history = train_adapter(training, dev, settings)
@@ -113,19 +121,45 @@ def prepare_adapter(data: Path, work: Path) -> Path:
     return path
 
 
-def prepare_acted(data: Path, folder: Path) -> list[LabelledClip]:
-    """RAVDESS and meaningless sound as a folder of clips; what is there already is read."""
+def prepare_adapted(data: Path, base: Path, folder: Path, fold: int | None, folds: int) -> None:
+    """Train the adapter's second stage on MOSI without the videos of `fold` (None: on all), into `folder`.
+
+    `adapted_without.json` beside it names the videos; they are compared when the adapter is there already.
+    Raises ValueError where it was trained without others.
+    """
+    path, record = folder / ADAPTER, folder / "adapted_without.json"
+    sentences = mosi(data)
+    fold_of = folds_within_corpora(sentences, folds)
+    held = sorted({s.group for s in sentences if fold_of[s.id] == fold})
+    if path.exists():
+        if json.loads(record.read_text("utf-8")) != held:
+            raise ValueError(f"{path} was trained without other videos than those of fold {fold} of {folds}")
+        return
+    settings = AdapterSettings()
+    tensors = adapt(
+        base,
+        [s for s in sentences if fold_of[s.id] != fold],
+        [*film_sentences(data), *meld(data, "train")],
+        settings,
+        SecondStage(seed=folds if fold is None else fold),
+        "final adapter" if fold is None else f"adapter of fold {fold}",
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(held), "utf-8")
+    save_adapter(tensors, settings, path)
+
+
+def prepare_acted(data: Path, folder: Path) -> None:
+    """RAVDESS and meaningless sound as a folder of clips, unless it is there."""
     if not (folder / "manifest.jsonl").exists():
         log.info("extracting descriptors of RAVDESS and %d altered copies of each clip", COPIES)
         write_clips(folder, [*acted_clips(data), *meaningless_clips()])
-    return list(read_clips(folder))
 
 
-def prepare_text(data: Path, folder: Path, adapter: Path) -> list[LabelledClip]:
-    """MOSI, SST train and MELD train as a folder of clips; what is there already is read."""
+def prepare_text(data: Path, folder: Path) -> None:
+    """MOSI, SST train and MELD train through the adapter in `folder` as a folder of clips, unless they are there."""
     if not (folder / "manifest.jsonl").exists():
-        log.info("embedding MOSI, SST and MELD")
-        encoder = MiniLM(adapter)
+        log.info("embedding MOSI, SST and MELD for %s", folder)
+        encoder = MiniLM(folder / ADAPTER)
         sentences = [*mosi(data), *sst(data, "train"), *meld(data, "train")]
         write_clips(folder, embedded(sentences, encoder))
-    return list(read_clips(folder))

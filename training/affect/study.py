@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from torch import nn
 from training.affect.batches import thinned
 from training.affect.clips import LabelledClip
 from training.affect.fit import fit, predict
-from training.affect.folds import grouped_folds
+from training.affect.folds import folds_within_corpora
 from training.affect.mixture import Mixture
 from training.affect.recipe import Recipe, statistics
 
@@ -37,12 +38,7 @@ class Corpora:
 
     def folds(self, k: int) -> dict[str, int]:
         """{id: fold} of the judged clips; a group is never split."""
-        fold_of: dict[str, int] = {}
-        for corpus in sorted({clip.corpus for clip in self.judged}):
-            clips = [clip for clip in self.judged if clip.corpus == corpus]
-            folds = grouped_folds([f"{corpus}/{clip.group}" for clip in clips], k)
-            fold_of.update(zip((clip.id for clip in clips), folds, strict=True))
-        return fold_of
+        return folds_within_corpora(self.judged, k)
 
     def split(self, fold: int, k: int) -> tuple[list[LabelledClip], list[LabelledClip]]:
         """(training, held out) of one fold."""
@@ -50,6 +46,13 @@ class Corpora:
         held_groups = {(c.corpus, c.group) for c in self.judged if fold_of[c.id] == fold}
         training = [c for c in (*self.judged, *self.helpers) if (c.corpus, c.group) not in held_groups]
         return training, [c for c in self.judged if fold_of[c.id] == fold]
+
+
+class Source(Protocol):
+    """The corpora as the model of a fold may see them; None: as the final model does. Small enough to be pickled."""
+
+    def __call__(self, fold: int | None) -> Corpora:
+        """Read the corpora; the judged clips and their folds are the same for every `fold`."""
 
 
 def subsets_of(clips: Sequence[LabelledClip], widths: Sequence[str]) -> list[str]:
@@ -92,7 +95,15 @@ def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip]
     return fit(model, mixture, recipe.widths, recipe.join, schedule, report)
 
 
-def run_fold(recipe: Recipe, corpora: Corpora, variant: str, seed: int, fold: int, work: Path, ablate: bool) -> Path:
+def run_fold(
+    recipe: Recipe,
+    source: Source,
+    variant: str,
+    seed: int,
+    fold: int,
+    work: Path,
+    ablate: bool,
+) -> Path:
     """Train without one fold and predict it from every subset of modalities -> the file of predictions.
 
     The file holds `subset/corpus/ids` and `subset/corpus/output`; with `ablate` also `missing-rate/corpus/…`, and
@@ -102,7 +113,7 @@ def run_fold(recipe: Recipe, corpora: Corpora, variant: str, seed: int, fold: in
     path = work / f"{variant}-seed{seed}-fold{fold}.npz"
     if path.exists():
         return path
-    training, held = corpora.split(fold, recipe.folds)
+    training, held = source(fold).split(fold, recipe.folds)
     model = train(recipe, variant, seed, training, f"{variant} seed {seed} fold {fold}")
     found: dict[str, NDArray[np.generic]] = {}
 
