@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from service.features.clock import ClockSpec
 from service.features.types import Steps
 from service.models.checkpoint import load_checkpoint
+from training.affect import study
 from training.affect.__main__ import main
 from training.affect.batches import pack
 from training.affect.clips import LabelledClip, write_clips
@@ -104,6 +106,48 @@ def test_a_pair_takes_the_targets_of_its_sentence() -> None:
         assert example.sentiment == (-1.0 if said == 1 else 2.0 * (said - 1))
         seen.add(said)
     assert seen == {0, 1, 2}
+
+
+def test_clips_of_some_labels_come_again_within_a_round() -> None:
+    recipe = for_folder(some_clips(), ClockSpec("ticks", 10.0), {}, steps=20, batch=8)
+    centre, spread = statistics(some_clips(), recipe.widths)
+
+    def shown(again: dict[str, float] | None, n: int) -> dict[str, int]:
+        settings = MixtureSettings(rates=recipe.rates, again=again)
+        mixture = Mixture(some_clips(), recipe.vocabulary, settings, centre, spread, 0)
+        found = [mixture.clip(None, paired=False).label for _ in range(n)]
+        return {label: found.count(i) for i, label in enumerate(LABELS)}
+
+    counts = {label: sum(c.label == label for c in some_clips()) for label in LABELS}
+    assert shown(None, 60) == counts
+    assert shown({"neutral": 1.0}, 60 + counts["neutral"]) == {**counts, "neutral": 2 * counts["neutral"]}
+    often = shown({"neutral": 0.5}, 60 + counts["neutral"])["neutral"]
+    assert counts["neutral"] < often < 2 * counts["neutral"]
+
+
+def test_a_teacher_scores_the_sentences_that_a_model_is_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    clips = [
+        LabelledClip(
+            f"{c}{i}", f"{c}{i}", c, {"text": Steps(rng.normal(size=(3, 4)).astype(np.float32))}, 1.0, "positive"
+        )
+        for c in ("mosi", "sst")
+        for i in range(30)
+    ]
+    shown: list[float | None] = []
+
+    def fit(model: object, mixture: Mixture, *_: object) -> object:
+        shown.extend(clip.sentiment for rows in mixture.text.values() for clip in rows)
+        return model
+
+    monkeypatch.setattr(study, "fit", fit)
+    monkeypatch.setattr(study, "taught", lambda rows, corpus, limit: [replace(c, sentiment=limit) for c in rows])
+    recipe = for_folder(clips, ClockSpec("ticks", 10.0), {}, steps=1)
+    study.train(recipe, "mean", 0, clips, "test")
+    assert set(shown) == {1.0}
+    shown.clear()
+    study.train(replace(recipe, teacher="mosi"), "mean", 0, clips, "test")
+    assert set(shown) == {3.0}
 
 
 def test_the_rival_is_of_equal_size() -> None:

@@ -34,6 +34,7 @@ class MixtureSettings:
     thin: tuple[float, float] = (0.2, 0.7)  # … and the range of the share that is
     noise: Mapping[str, float] | None = None  # {modality: standard deviation of the noise on normalised features}
     rates: Mapping[str, float] | None = None  # Hz of steps without times
+    again: Mapping[str, float] | None = None  # {label: share of its clips shown once more a round}
     altered: float = 0.7  # share of clips shown as an altered copy, where there are any
     mated: float = 0.5  # share of clips of several modalities that take one of them from another of equal targets
     feature_drop: Mapping[str, float] | None = None  # {modality: share of its features set to their mean in a sequence}
@@ -87,6 +88,14 @@ class Mixture:
             self._queues[name] = self.rng.permutation(len(rows)).tolist()
         return rows[self._queues[name].pop()]
 
+    def _next_clip(self) -> LabelledClip:
+        """As `_next`, but that clips of the labels in `again` may come twice a round."""
+        if not self._queues["clips"]:
+            again = self.settings.again or {}
+            twice = [i for i, c in enumerate(self.clips) if self.rng.random() < again.get(c.label or "", 0.0)]
+            self._queues["clips"] = self.rng.permutation([*range(len(self.clips)), *twice]).tolist()
+        return self.clips[self._queues["clips"].pop()]
+
     def batches(self, steps: int) -> Iterator[list[list[Example]]]:
         """Each step's lists of examples: sentences, and clips of voice and face. Either may be missing."""
         for step in range(steps):
@@ -119,7 +128,7 @@ class Mixture:
         paired: with a sentence, where the clip has no text of its own.
         """
         rng, settings = self.rng, self.settings
-        clip = self._next("clips", self.clips)
+        clip = self._next_clip()
         shown = clip
         if self.copies.get(clip.id) and rng.random() < settings.altered:
             copies = self.copies[clip.id]

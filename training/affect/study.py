@@ -19,9 +19,11 @@ from training.affect.fit import fit, predict
 from training.affect.folds import folds_within_corpora
 from training.affect.mixture import Mixture
 from training.affect.recipe import Recipe, statistics
+from training.affect.ridge import taught
 
 log = logging.getLogger(__name__)
 
+SCALE_END = 3.0
 MISSING_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -82,6 +84,8 @@ def thinned_clip(clip: LabelledClip, rate: float, recipe: Recipe, seed: int) -> 
 
 def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip], what: str) -> nn.Module:
     """A model of `variant` trained on `clips`; progress goes to the log."""
+    if recipe.teacher is not None:
+        clips = taught(clips, recipe.teacher, SCALE_END)
     centre, spread = statistics(clips, recipe.widths)
     model = recipe.build(variant, seed, centre, spread)
     mixture = Mixture(clips, recipe.vocabulary, recipe.mixture, centre, spread, seed)
