@@ -98,7 +98,7 @@ image-test: .venv/.installed
 
 # On Ray on this machine: the command, replicas that come and go, and two nodes of which one is killed under load.
 cluster-test: .venv/.installed
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[media,train,dev,cluster]'
+	$(BIN)/python docker/requirements.py cluster | $(BIN)/pip install --quiet -c constraints.txt -r /dev/stdin
 	CLUSTER_TEST=1 $(BIN)/pytest -s tests/cluster
 
 # The compose file and the manifests against the schemas of what reads them.
