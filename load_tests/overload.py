@@ -37,11 +37,11 @@ def overload(service: Service, folder: Path, work: str, lengths: Lengths) -> tup
     half, _ = phases.run("half", seconds=lengths.half, rate=capacity / 2)
     p99 = quantile((call.seconds for call in half if call.good), 0.99) or 0.0
     deadline_ms = max(1, round(2000 * p99))
-    calls, late = phases.run("over", seconds=lengths.overload, rate=TIMES * capacity, deadline_ms=deadline_ms)
+    calls, over = phases.run("over", seconds=lengths.overload, rate=TIMES * capacity, deadline_ms=deadline_ms)
     refused = [call for call in calls if call.refused]
     admitted = [call for call in calls if not call.refused]
     admitted_p99 = quantile((call.seconds for call in admitted), 0.99) or 0.0
-    goodput = sum(call.good for call in calls) / lengths.overload
+    goodput = sum(call.good for call in calls) / over["seconds"]  # the last answers come after the last request
     figures = {
         "capacity_per_s": round(capacity, 1),
         "offered_per_s": round(len(calls) / lengths.overload, 1),
@@ -52,7 +52,7 @@ def overload(service: Service, folder: Path, work: str, lengths: Lengths) -> tup
         "admitted_p99_ratio": round(admitted_p99 / p99, 3),
         "refusal_p50_ms": milliseconds((call.seconds for call in refused), 0.5),
         "refusal_p99_ms": milliseconds((call.seconds for call in refused), 0.99),
-        "generator_late_p99_ms": round(late["late_p99_ms"], 2),
+        "generator_late_p99_ms": round(over["late_p99_ms"], 2),
         "answers": rejections(calls) | {"good": sum(call.good for call in calls)},
     }
     return figures, [*found, *half, *calls]
