@@ -78,14 +78,20 @@ class Keyring:
 
 
 def read_keys(path: Path | None) -> Keyring:
-    """The keys of a file; none where there is no path. Raises OSError, ValueError naming the line that is wrong."""
+    """The keys of a file; none where there is no path. Raises ValueError naming the file and its line."""
     if path is None:
         return Keyring()
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path} is over {MAX_FILE_BYTES} bytes; a file of API keys has a line a key")
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{path} is over {MAX_FILE_BYTES} bytes; a file of API keys has a line a key")
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"cannot read the API keys of {path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no file of API keys: not utf-8 at byte {error.start}") from None
     keys: dict[str, tuple[dict[str, Any], Key]] = {}
     found: dict[bytes, Key] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 digest, key = _read(line, keys)

@@ -107,9 +107,11 @@ def _read(path: Path) -> dict[str, Tensor]:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror or error}") from None
-    except Exception as error:  # a malformed file makes torch.load raise anything, IndexError and struct.error too
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} is not a checkpoint of tensors alone (weights_only): {reason}") from None
+    except Exception:  # a malformed file makes torch.load raise anything; what it says is how to run what is in there
+        raise ValueError(
+            f"{path} is not a checkpoint of tensors alone (weights_only): it is damaged, not of torch.save, or "
+            "it has objects in it, which are never loaded; .safetensors files are read too"
+        ) from None
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(values, dict) and isinstance(values.get(wrapper), dict):
             values = values[wrapper]

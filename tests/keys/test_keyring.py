@@ -93,3 +93,11 @@ def test_every_hash_is_compared_in_constant_time(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(hmac, "compare_digest", compare)
     keys.find(secret)
     assert compared == [hashlib.sha256(name.encode()).digest() for name in ("first", "middle", "last")]
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot read the API keys of .*/none: No such file or directory"):
+        read_keys(tmp_path / "none")
+    (tmp_path / "binary").write_bytes(b'{"name": "\xff"}')
+    with pytest.raises(ValueError, match=r"binary is no file of API keys: not utf-8 at byte 10"):
+        read_keys(tmp_path / "binary")

@@ -107,8 +107,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, kind: str) ->
         path.write_bytes(pickle.dumps(values["bomb"]))
     else:
         torch.save(values, path, _use_new_zipfile_serialization=kind == "zip")
-    with pytest.raises(ValueError, match="weights_only"):
+    with pytest.raises(ValueError, match="weights_only") as refused:
         convert(SOURCE, path, tmp_path / "out")
+    assert "torch.load" not in str(refused.value)  # which says how to run it
     assert not trace.exists()
     assert not (tmp_path / "out").exists()
 
