@@ -47,6 +47,15 @@ class Rates:
     bf16_flops: float
     read_bytes_all: float | None = None
 
+    def of(self, cores: int) -> Rates:
+        """Of so many cores, all that there are: what they read together, and the arithmetic of each."""
+        return Rates(
+            read_bytes=self.read_bytes_all or self.read_bytes,
+            exponentials=cores * self.exponentials,
+            flops=cores * self.flops,
+            bf16_flops=cores * self.bf16_flops,
+        )
+
 
 @dataclass(frozen=True)
 class Floor:

@@ -133,7 +133,7 @@ def run(bench: Bench, prompt: bool = True, batches: Sequence[int] = BATCHES, oth
             with unpinned():
                 both = Ours.of(model, max(batches), threads=2)
                 for count in batches:
-                    yield _scaling(bench, ours, both, count)
+                    yield _scaling(bench, ours, both, count, weights)
 
 
 def build(folder: Path) -> tuple[Any, MixtureOfMamba]:
@@ -172,11 +172,13 @@ def _compare(bench: Bench, ours: Ours, rivals: Rivals, count: int, length: int, 
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=difference)
 
 
-def _scaling(bench: Bench, ours: Ours, both: Ours, count: int) -> Figure:
+def _scaling(bench: Bench, ours: Ours, both: Ours, count: int, weights: int) -> Figure:
     """Two cores against one: ours on both sides, whose bits are the same."""
     tokens = torch.zeros(count, 1, dtype=torch.int64)
     runs = {name: side.step(tokens, fresh=True) for name, side in (("both", both), ("one", ours))}
     apart = float((runs["both"]() - runs["one"]()).abs().max())
     timings = bench.compare(runs)
     work = f"decode/mamba-130m, bf16/{count} at once, two cores"
-    return Figure.of(work, timings["both"], timings["one"], ONE_CORE, disagreement=apart, cpu=False)
+    needs = mixture_of_mamba_needs(ours.program.config, SIZES["vocab_size"], count, 1, 1, weights, torch.bfloat16)
+    floor = needs.floor(bench.rates.of(cores=2))
+    return Figure.of(work, timings["both"], timings["one"], ONE_CORE, floor=floor, disagreement=apart, cpu=False)

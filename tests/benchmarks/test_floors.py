@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import floors, peers
-from benchmarks.floors import Needs, Rates, coupled_mamba_needs, measure_rates, mixture_of_mamba_needs
+from benchmarks.floors import Floor, Needs, Rates, coupled_mamba_needs, measure_rates, mixture_of_mamba_needs
 from benchmarks.pinning import ALL
 from benchmarks.works.predict_engine import COUPLED, RELEASED
 from service.models.coupled_mamba_config import CoupledMambaConfig
@@ -73,6 +74,13 @@ def test_products_of_bf16_count_apart() -> None:
     full, halved = (mixture_of_mamba_needs(config, 50, 2, 10, 1, 0, t) for t in (torch.float32, torch.bfloat16))
     assert full.bf16_flops == 0 < halved.bf16_flops
     assert full.flops == halved.flops + halved.bf16_flops
+
+
+def test_cores_share_the_memory_and_not_the_arithmetic() -> None:
+    together = replace(RATES, read_bytes_all=12.0).of(cores=2)
+    assert Needs(60, 10).floor(together) == Floor(5.0, "memory")
+    assert Needs(1, 10, flops=80, bf16_flops=160).floor(together) == Floor(2.25, "arithmetic")
+    assert RATES.of(cores=2).read_bytes == RATES.read_bytes  # none was measured
 
 
 def test_rates_are_measured() -> None:

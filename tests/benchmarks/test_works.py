@@ -61,7 +61,9 @@ def test_decode_times_a_prompt_and_steps_side_by_side(monkeypatch: pytest.Monkey
     monkeypatch.setattr(decode, "SIZES", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50})
     monkeypatch.setattr(decode, "PROMPT", 9)
     monkeypatch.setattr(decode, "installed", lambda: False)  # llama.cpp, whatever this machine has
-    figures = [(figure.work.rsplit("/", 1)[1], figure.peer_name) for figure in decode.run(BENCH)]
+    measured = list(decode.run(BENCH))
+    assert all(figure.floor_fraction > 0 for figure in measured)
+    figures = [(figure.work.rsplit("/", 1)[1], figure.peer_name) for figure in measured]
     rivals = ("transformers, bf16", decode.PLAIN)
     single = [("prompt of 9", "transformers, fp32")]
     single += [(f"{count} at once", name) for count in (1, 8, 32) for name in rivals]
