@@ -274,6 +274,7 @@ void Coupled::convolve(Team& team, size_t index, const CoupledState& state) {
                 .bias = layer.conv_bias[static_cast<size_t>(m)].at(c),
                 .window = state.conv + chain * kept * s.d_inner + c,
                 .window_stride = s.d_inner,
+                .next = nullptr,
                 .channels = std::min(kVector, end - c),
                 .fresh = segment.fresh,
                 .silu = true,

@@ -19,6 +19,12 @@ enum class Dtype { f32, bf16 };
 // What becomes of a linear layer's result: kept, added to what is there, or through softplus or ReLU.
 enum class Then { store, add, softplus, relu };
 
+// Memory that is wanted after the work at hand: asked for meanwhile.
+struct Soon {
+    const float* at = nullptr;
+    ptrdiff_t count = 0;
+};
+
 // Rows through one panel of weights: y[row] = then(w x[row] + bias).
 struct PanelArgs {
     const void* x;            // fp32, or bf16 where the weights are
@@ -36,6 +42,7 @@ struct PanelArgs {
     uint16_t* y16;            // the same, rounded to bf16; or null
     ptrdiff_t y16_stride;
     Then then;
+    Soon soon;
 };
 
 // Depthwise causal convolution of up to 16 channels over the rows of one sequence.
@@ -50,6 +57,7 @@ struct ConvArgs {
     const float* bias;        // [16]
     float* window;            // the slot's latest taps - 1 inputs [taps - 1, d], at the channel; mutated
     ptrdiff_t window_stride;
+    const float* next;        // window that is wanted soon, laid out as this one; or null
     int channels;
     bool fresh;
     bool silu;

@@ -84,9 +84,28 @@ struct Bf16Step {
 struct Part {
     int begin, rows;       // of the panel's rows
     int from, to;          // in depth
-    ptrdiff_t ahead;       // depth at which weights are asked for meanwhile, from here
-    int turn, turns;       // those of every so many in depth
+    ptrdiff_t ahead;       // depth, from `from` on, at which weights are asked for meanwhile
+    int turn, turns;       // of them this one of so many parts, at every so many steps in depth
     float* sums;           // [rows][width][16], kept between parts; null: the part is all of the depth
+};
+
+// What a panel asks for beside its weights, spread over its depth.
+class Asked {
+  public:
+    Asked(const PanelArgs& a, ptrdiff_t depth, int column) {
+        if (!a.soon.at || column) return;
+        end_ = a.soon.at + a.soon.count;
+        lines_ = static_cast<int>((a.soon.count + kLine * a.depth - 1) / (kLine * a.depth));
+        at_ = a.soon.at + depth * lines_ * kLine;
+    }
+    void some() {
+        for (int i = 0; at_ < end_ && i < lines_; ++i, at_ += kLine) __builtin_prefetch(at_, 1, 2);
+    }
+
+  private:
+    static constexpr ptrdiff_t kLine = 16;  // of the cache, in elements
+    const float *at_ = nullptr, *end_ = nullptr;
+    int lines_ = 0;
 };
 
 template <class Step, int R, int P>
@@ -100,14 +119,19 @@ void tile(const PanelArgs& a, const Part& part, int column) {
             acc[r][p] = part.from ? load(part.sums + (r * a.width + column + p) * kVector) : zero();
     const ptrdiff_t step = static_cast<ptrdiff_t>(a.width) * kVector * Step::kPerDepth;
     const X* w = static_cast<const X*>(a.w) + column * kVector * Step::kPerDepth + part.from * step;
+    // Each weight is wanted once, from memory: ask for it before the core's prefetcher dares to, line after line.
+    const ptrdiff_t done = part.turn * ((part.to - part.from + part.turns - 1) / part.turns);
+    [[maybe_unused]] const X* ahead = w + (part.ahead + done) * step;
+    [[maybe_unused]] Asked soon(a, part.from + done, column);
     [[maybe_unused]] int turn = part.turn;
     for (int k = part.from; k < part.to; ++k, w += step) {
 #if defined(__AVX2__)
-        // Each weight is wanted once, from memory: ask for it before the core's prefetcher dares to.
         constexpr ptrdiff_t line = 64 / sizeof(X);
         if (turn == 0) {
             for (int p = 0; p < P; ++p)
-                _mm_prefetch(reinterpret_cast<const char*>(w + p * line + part.ahead * step), _MM_HINT_T0);
+                _mm_prefetch(reinterpret_cast<const char*>(ahead + p * line), _MM_HINT_T0);
+            ahead += step;
+            soon.some();
             turn = part.turns;
         }
         --turn;

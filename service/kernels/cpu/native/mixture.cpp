@@ -9,6 +9,7 @@ namespace {
 constexpr int kLongRows = 4;         // a sequence, above which what is between the stages outweighs the state
 constexpr int kChannelsOfScan = 256;  // of one slot that one thread takes at a time
 constexpr int kAhead = 64;            // channels
+constexpr size_t kMostAhead = size_t{2} << 20;  // of states, while a layer's first map is computed: they stay in a cache
 
 ptrdiff_t padded(int count) { return (count + 31) / 32 * 32; }
 
@@ -115,15 +116,18 @@ void Mixture::run(const Packing& packing, const int64_t* tokens, float* conv, fl
         do {
             const Block block{first, static_cast<int>(std::min<int64_t>(block_rows_, packing.rows - first))};
             // One thread of the team sorts the rows; the others wait at the end of `each`.
-            team.each(1, [&](int) { open_block(packing, tokens, block); });
+            team.each(1, [&](int) { open_block(packing, tokens, block, ssm); });
             run_block(team, packing, tokens, block, conv, ssm, logits);
             first += block.rows;
         } while (first < packing.rows);
     });
 }
 
-void Mixture::open_block(const Packing& packing, const int64_t* tokens, Block block) {
+void Mixture::open_block(const Packing& packing, const int64_t* tokens, Block block, float* ssm) {
     segments_of(packing, block.first, block.rows, segments_);
+    const ptrdiff_t slot = static_cast<ptrdiff_t>(layers_.size()) * sizes_.d_state * sizes_.d_inner;
+    states_.clear();
+    for (const Segment& segment : segments_) states_.push_back(ssm + segment.slot * slot);
     for (auto& rows : rows_of_) rows.clear();
     all_rows_[0].clear();
     for (int t = 0; t < block.rows; ++t) {
@@ -204,13 +208,25 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
     const ptrdiff_t uz_stride = 2 * inner_stride_;
 
     team.each(rows, [&](int t) { norm(e_.data() + t * model_stride_, layer.norm.data(), t); });
-    layer.in_proj.apply(team, kernels_, routes(layer.in_proj), activation(), {.y = uz_.data(), .stride = uz_stride});
+    const ptrdiff_t state = static_cast<ptrdiff_t>(s.d_state) * s.d_inner;
+    const size_t ahead = kMostAhead / static_cast<size_t>(state);
+    layer.in_proj.apply(team, kernels_, routes(layer.in_proj), activation(), {.y = uz_.data(), .stride = uz_stride},
+                        {.places = std::span(states_).first(std::min(states_.size(), ahead)),
+                         .offset = layer_index * state, .count = state});
 
+    const auto window = [&](int segment) {
+        const ptrdiff_t slot = segments_[static_cast<size_t>(segment)].slot;
+        return conv + (slot * layers + layer_index) * (s.d_conv - 1) * s.d_inner;
+    };
     team.each(segments * blocks, [&](int item) {
-        const Segment& segment = segments_[static_cast<size_t>(item / blocks)];
-        const int begin = item % blocks * kChannelsOfItem, end = std::min(begin + kChannelsOfItem, s.d_inner);
+        const int of = item / blocks, begin = item % blocks * kChannelsOfItem;
+        const Segment& segment = segments_[static_cast<size_t>(of)];
+        const int end = std::min(begin + kChannelsOfItem, s.d_inner);
         for (int c = begin; c < end; c += kVector) {
             const ptrdiff_t at = segment.begin * inner_stride_ + c;
+            const int ahead = c + kAhead;
+            const float* next = ahead < s.d_inner ? window(of) + ahead
+                                : of + 1 == segments ? nullptr : window(of + 1) + ahead - s.d_inner;
             kernels_.convolve({
                 .u = uz_.data() + segment.begin * uz_stride + c,
                 .u_stride = uz_stride,
@@ -220,8 +236,9 @@ void Mixture::run_layer(Team& team, size_t index, int rows, float* conv, float* 
                 .taps = s.d_conv,
                 .weight = layer.conv_weight.at(c),
                 .bias = layer.conv_bias.at(c),
-                .window = conv + (segment.slot * layers + layer_index) * (s.d_conv - 1) * s.d_inner + c,
+                .window = window(of) + c,
                 .window_stride = s.d_inner,
+                .next = next,
                 .channels = std::min(kVector, end - c),
                 .fresh = segment.fresh,
                 .silu = true,

@@ -46,7 +46,7 @@ class Mixture {
     };
 
     void check(const Packing& packing, const int64_t* tokens);
-    void open_block(const Packing& packing, const int64_t* tokens, Block block);
+    void open_block(const Packing& packing, const int64_t* tokens, Block block, float* ssm);
     void run_block(Team& team, const Packing& packing, const int64_t* tokens, Block block, float* conv, float* ssm,
                    float* logits);
     void run_layer(Team& team, size_t index, int rows, float* conv, float* ssm);
@@ -71,6 +71,7 @@ class Mixture {
 
     PackingCheck check_packing_;
     std::vector<Segment> segments_;
+    std::vector<const float*> states_;        // of the segments' slots, of the first layer
     std::vector<std::vector<int>> rows_of_;  // of the block, by modality
     std::vector<std::vector<int>> all_rows_;  // of the block, in one list
     struct Read {

@@ -139,6 +139,7 @@ void causal_conv1d(const Kernels& kernels, const Packing& packing, const ConvTen
                 .bias = bias.at(c),
                 .window = state.data + segment.slot * state.stride + chain * (s.taps - 1) * s.d + c,
                 .window_stride = s.d,
+                .next = nullptr,
                 .channels = channels,
                 .fresh = segment.fresh,
                 .silu = false,

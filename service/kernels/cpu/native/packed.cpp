@@ -47,7 +47,8 @@ Packed::Packed(const float* weight, const float* bias, int copies, int outputs, 
 
 int Packed::panel_begin(int panel) const { return vectors() * panel / panels_ * kVector; }
 
-void Packed::panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y) const {
+void Packed::panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y,
+                   Soon soon) const {
     if (rows.empty()) return;
     const int copy = copies_ == 1 ? 0 : route, begin = panel_begin(panel), end = panel_begin(panel + 1);
     const bool pairs = dtype_ == Dtype::bf16;
@@ -69,27 +70,37 @@ void Packed::panel(const Kernels& kernels, int route, int panel, std::span<const
         .y16 = y.y16 ? y.y16 + begin : nullptr,
         .y16_stride = y.stride16,
         .then = y.then,
+        .soon = soon,
     };
     (pairs ? kernels.linear_bf16 : kernels.linear_f32)(args);
 }
 
-void Packed::apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y) const {
+void Packed::apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y, Wanted wanted) const {
     const auto blocks_of = [&](size_t group) {
         return (static_cast<int>(routes[group].size()) + kRowsOfItem - 1) / kRowsOfItem;
     };
     int items = 0;
     for (size_t g = 0; g < routes.size(); ++g) items += panels_ * blocks_of(g);
+    // Of every place as many parts as there are panels for it.
+    const int places = std::min(static_cast<int>(wanted.places.size()), items);
+    const int parts = places ? items / places : 1;
+    const auto soon_of = [&](int item) -> Soon {
+        const int place = item / parts;
+        if (place >= places) return {};
+        const ptrdiff_t begin = wanted.count * (item % parts) / parts, end = wanted.count * (item % parts + 1) / parts;
+        return {wanted.places[static_cast<size_t>(place)] + wanted.offset + begin, end - begin};
+    };
     const auto run = [&](int item) {
+        const Soon soon = soon_of(item);
         size_t g = 0;
         for (; item >= panels_ * blocks_of(g); ++g) item -= panels_ * blocks_of(g);
         const std::span<const int> rows = routes[g];
         const int blocks = blocks_of(g), count = static_cast<int>(rows.size());
         const int begin = count * (item % blocks) / blocks, end = count * (item % blocks + 1) / blocks;
         panel(kernels, static_cast<int>(g), item / blocks,
-              rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), x, y);
+              rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin)), x, y, soon);
     };
-    // Neighbouring panels by one thread, which asks for the next while it computes.
-    team.each(items, run, std::max(1, items / (4 * team.size())));
+    team.each(items, run);
 }
 
 }  // namespace serpentine

@@ -28,6 +28,12 @@ struct Result {
     Then then = Then::store;
 };
 
+// What the stages after a linear layer read and write: at each of these places, from `offset` on, in their order.
+struct Wanted {
+    std::span<const float* const> places = {};
+    ptrdiff_t offset = 0, count = 0;  // elements
+};
+
 // One linear map, or one a modality.
 class Packed {
   public:
@@ -44,10 +50,11 @@ class Packed {
     size_t weights_of_a_row() const { return static_cast<size_t>(outputs_) * static_cast<size_t>(inputs_); }
 
     // Some rows through one panel of the copy of modality `route`.
-    void panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y) const;
+    void panel(const Kernels& kernels, int route, int panel, std::span<const int> rows, Rows x, Result y,
+               Soon soon = {}) const;
 
     // The rows through all panels, each by the weight of its list; y rows lie as x rows do.
-    void apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y) const;
+    void apply(Team& team, const Kernels& kernels, Routes routes, Rows x, Result y, Wanted wanted = {}) const;
 
   private:
     static constexpr int kRowsOfItem = 96;

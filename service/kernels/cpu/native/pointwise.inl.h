@@ -58,6 +58,7 @@ void convolve_taps(const ConvArgs& a) {
     const int taps = Taps ? Taps : a.taps;
     F16 weight[Taps ? Taps : kMaxWindow], window[Taps ? Taps : kMaxWindow];
     for (int j = 0; j < taps; ++j) weight[j] = load(a.weight + j * kVector);
+    for (int j = 0; a.next && j + 1 < taps; ++j) __builtin_prefetch(a.next + j * a.window_stride, 1);
     for (int j = 0; j + 1 < taps; ++j)
         window[j] = a.fresh ? zero() : load(a.window + j * a.window_stride, a.channels);
     const F16 bias = load(a.bias);

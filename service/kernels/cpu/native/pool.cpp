@@ -34,15 +34,16 @@ std::mutex making;
 }  // namespace
 
 void Team::barrier() {
-    const uint32_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < size_) {
-        wait_for_change(phase_, phase);
+    Meeting& m = meeting_;
+    const uint32_t phase = m.phase.load(std::memory_order_relaxed);
+    if (m.arrived.fetch_add(1, std::memory_order_acq_rel) + 1 < m.size) {
+        wait_for_change(m.phase, phase);
         return;
     }
-    arrived_.store(0, std::memory_order_relaxed);
-    next_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
+    m.arrived.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < m.size; ++i) m.shares[i].taken.store(0, std::memory_order_relaxed);
+    m.phase.store(phase + 1, std::memory_order_release);
+    m.phase.notify_all();
 }
 
 Pool& Pool::shared() {
@@ -66,15 +67,16 @@ Pool& Pool::shared() {
 void Pool::start(int threads, Call call, void* body) {
     threads = std::clamp(threads, 1, kMaxThreads);
     std::lock_guard lock(mutex_);
-    team_.size_ = threads;
-    if (threads == 1) return call(body, team_);
+    meeting_.size = threads;
+    Team team(meeting_, 0);
+    if (threads == 1) return call(body, team);
     for (; workers_ + 1 < threads; ++workers_) std::thread(&Pool::work, this, workers_ + 1).detach();
     call_ = call, body_ = body;
     const uint32_t jobs = (posted_.load(std::memory_order_relaxed) >> 8) + 1;
     posted_.store(jobs << 8 | static_cast<uint32_t>(threads), std::memory_order_release);
     posted_.notify_all();
-    call(body, team_);
-    team_.barrier();  // everyone has left the body
+    call(body, team);
+    team.barrier();  // everyone has left the body
 }
 
 void Pool::work(int id) {
@@ -82,8 +84,9 @@ void Pool::work(int id) {
     for (;;) {
         seen = wait_for_change(posted_, seen);
         if (id >= static_cast<int>(seen & 0xff)) continue;
-        call_(body_, team_);
-        team_.barrier();
+        Team team(meeting_, id);
+        call_(body_, team);
+        team.barrier();
     }
 }
 
