@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from service.cli import main
@@ -24,3 +26,14 @@ from service.cli import main
 def test_wrong_options_end_with_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster", "deploy", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("action", ["deploy", "stop"])
+def test_without_the_extra(action: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delitem(sys.modules, "service.cluster.deploy", raising=False)
+    monkeypatch.delattr("service.cluster.deploy", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["cluster", action]) == 2
+    assert capsys.readouterr().err == (
+        "serpentine: a cluster needs ray, which is not installed: pip install 'serpentine[cluster]'\n"
+    )
