@@ -38,7 +38,8 @@ from service.settings import BUNDLED, Settings
 
 SMALL = replace(RELEASED, d_model=32, n_layers=1, d_state=8, dt_rank=2, d_input=32, d_head=32)
 MODELS = {"small": SMALL, "released": RELEASED}
-REQUESTS = 32  # a round
+# Of a round. What it takes to connect must not show beside clips of some milliseconds.
+CLIPS, FORMS = 160, 32
 IN_FLIGHT = (1, 16)
 WORDS = "I absolutely loved this film, every minute of it."
 RECORDING = Path(__file__).parents[2] / "tests" / "media" / "digits.wav"
@@ -71,8 +72,9 @@ def _features(bench: Bench, name: str, config: CoupledMambaConfig) -> Iterator[F
                     rivals: dict[str, Callable[[], object]] = {"engine": _direct(engine, clip, in_flight)}
                     for encoding, message in encodings.items():
                         _check(f"{name}/{encoding}", asked(address, message, 1, 1), expected)
-                        rivals[encoding] = partial(asked, address, message, REQUESTS, in_flight)
-                    yield from _compare(bench, f"predict_http/{name}", in_flight, rivals, "the engine driven directly")
+                        rivals[encoding] = partial(asked, address, message, CLIPS, in_flight)
+                    peer = "the engine driven directly"
+                    yield from _compare(bench, f"predict_http/{name}", in_flight, CLIPS, rivals, peer)
         finally:
             engine.stop()
 
@@ -99,21 +101,21 @@ def _form(bench: Bench) -> Iterator[Figure]:
             for in_flight in IN_FLIGHT:
                 _check("form", asked(address, message, 1, 1), expected)
                 rivals: dict[str, Callable[[], object]] = {
-                    "engine": partial(_side_by_side, predict, in_flight),
-                    "multipart": partial(asked, address, message, REQUESTS, in_flight),
+                    "engine": partial(_side_by_side, predict, FORMS, in_flight),
+                    "multipart": partial(asked, address, message, FORMS, in_flight),
                 }
                 peer = "the runtime driven directly"
-                yield from _compare(bench, "predict_http/affect-small", in_flight, rivals, peer)
+                yield from _compare(bench, "predict_http/affect-small", in_flight, FORMS, rivals, peer)
     finally:
         runtime.close(0)
 
 
 def _compare(
-    bench: Bench, work: str, in_flight: int, rivals: dict[str, Callable[[], object]], peer: str
+    bench: Bench, work: str, in_flight: int, requests: int, rivals: dict[str, Callable[[], object]], peer: str
 ) -> Iterator[Figure]:
     for round_ in rivals.values():
         round_()
-    each = {name: timing.per(REQUESTS) for name, timing in bench.compare(rivals).items()}
+    each = {name: timing.per(requests) for name, timing in bench.compare(rivals).items()}
     for name in [name for name in rivals if name != "engine"]:
         yield Figure.of(f"{work}/{name}/{in_flight} in flight", each[name], each["engine"], peer, cpu=False)
 
@@ -126,13 +128,13 @@ def _check(work: str, answers: list[bytes], expected: float) -> None:
 
 
 def _direct(engine: Engine, clip: Clip, in_flight: int) -> Callable[[], None]:
-    """A round of REQUESTS, `in_flight` at a time."""
-    return partial(_side_by_side, lambda: through_engine(engine, [clip]), in_flight)
+    """A round of CLIPS, `in_flight` at a time."""
+    return partial(_side_by_side, lambda: through_engine(engine, [clip]), CLIPS, in_flight)
 
 
-def _side_by_side(work: Callable[[], object], count: int) -> None:
+def _side_by_side(work: Callable[[], object], requests: int, count: int) -> None:
     def client() -> None:
-        for _ in range(REQUESTS // count):
+        for _ in range(requests // count):
             work()
 
     with ThreadPoolExecutor(count) as pool:
