@@ -1,4 +1,4 @@
-"""What the compiled kernels must reach, by work and rival; `make bench` prints it beside what they reach."""
+"""What the kernels and the service must reach, by work and rival; `make bench` prints it beside the figures."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def _bars() -> dict[tuple[str, str], Bar]:
         bars[f"coupled_scan/N = {n}/32 sequences", stepwise] = Bar(9)
     for count in (1, 8, 32):
         bars[f"{decode}/{count} at once, two cores", "ours on one core"] = Bar(1.7)
+    for answer in ("whole", "events"):
+        for in_flight in (1, 16):
+            for rival in ("the runtime driven directly", "the runtime and the codecs"):
+                bars[f"generate_http/mamba-130m/text-only/{answer}/{in_flight} in flight", rival] = Bar(0.9)
+    for in_flight in (1, 16):
+        bars[f"predict_http/released/safetensors/{in_flight} in flight", "the engine driven directly"] = Bar(0.9)
     return bars
 
 
