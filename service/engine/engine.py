@@ -25,6 +25,7 @@ from service.engine.scheduler import Scheduler
 from service.errors import EngineDown, Overloaded
 from service.metrics import Metrics
 from service.models.memory import OutOfMemory
+from service.niceness import ENGINE, give_way
 from service.tracing import BatchTraces, Tracing
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,7 @@ class Engine:
 
     def _main(self) -> None:
         try:
+            give_way(ENGINE)
             if self._threads is not None:
                 torch.set_num_threads(self._threads)
             busy = False

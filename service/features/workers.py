@@ -9,21 +9,16 @@ matter of deployment (a container that is restarted), not of this pool.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from service.errors import Draining, Overloaded
+from service.niceness import WORKERS, give_way
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-NICENESS = 10
-"""Of the workers, beside the event loop and the engine: who wakes for a moment waits for none that work for long."""
 
 
 class FeatureWorkers:
@@ -33,7 +28,9 @@ class FeatureWorkers:
         """threads work at a time; up to max_waiting more calls wait."""
         if threads < 1 or max_waiting < 0:
             raise ValueError(f"threads must be at least 1 and max_waiting at least 0, got {threads} and {max_waiting}")
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="features", initializer=_give_way)
+        self._pool = ThreadPoolExecutor(
+            threads, thread_name_prefix="features", initializer=give_way, initargs=(WORKERS,)
+        )
         self._room = threading.Semaphore(threads + max_waiting)
         self._inside, self._lock = 0, threading.Lock()
 
@@ -69,11 +66,3 @@ class FeatureWorkers:
     def close(self) -> None:
         """Refuse new calls, cancel those that wait, and return when those that run are done."""
         self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _give_way() -> None:
-    """Let the system prefer other threads to this one: Linux has a niceness a thread."""
-    if sys.platform == "linux":
-        thread = threading.get_native_id()
-        with contextlib.suppress(OSError):  # nothing is lost but time
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)

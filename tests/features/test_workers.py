@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from service.errors import Draining, Overloaded
-from service.features.workers import NICENESS, FeatureWorkers
+from service.features.workers import FeatureWorkers
 
 
 class Gate:
@@ -38,17 +36,6 @@ def test_a_call_runs_elsewhere_and_its_answer_comes_back() -> None:
     answer, thread = future.result(20)
     assert answer == 3
     assert thread is not threading.current_thread()
-    workers.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a niceness a thread is Linux's")
-def test_a_worker_gives_way_to_other_threads() -> None:
-    def niceness() -> int:
-        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    workers, here = FeatureWorkers(1, 0), niceness()
-    assert workers.submit(niceness).result(20) == min(here + NICENESS, 19)
-    assert niceness() == here
     workers.close()
 
 

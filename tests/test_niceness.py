@@ -1,0 +1,31 @@
+"""Which threads give way to which."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from service.features.types import Steps
+from service.niceness import ENGINE, WORKERS
+from tests.runtimes import StartRuntime, submit
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a niceness a thread is Linux's")
+
+
+def niceness(thread: int | None) -> int:
+    assert thread is not None
+    return os.getpriority(os.PRIO_PROCESS, thread)
+
+
+def test_the_engine_gives_way_to_the_loop_and_the_workers_to_both(start_runtime: StartRuntime) -> None:
+    runtime, here = start_runtime(), niceness(threading.get_native_id())
+    worker = runtime.workers.submit(threading.get_native_id).result(20)
+    submit(runtime, {"text": Steps(np.ones((3, 6), np.float32))}).result(20)  # by then the engine's thread runs
+    engine = next(thread.native_id for thread in threading.enumerate() if thread.name == "engine")
+    assert niceness(worker) == min(here + WORKERS, 19)
+    assert niceness(engine) == min(here + ENGINE, 19)
+    assert niceness(threading.get_native_id()) == here
