@@ -14,6 +14,7 @@ from service.api.openapi import examples, generate_examples
 from service.api.server import Server, bind
 from service.commands import StartError
 from service.commands.common import settings_of, started
+from service.commands.readers import let_go
 from service.logs import configure_logging
 from service.runtime import Runtime
 from service.served import GenerativeModel
@@ -40,9 +41,17 @@ def run(arguments: Namespace) -> int:
         host, port = listener.getsockname()[:2]
         if not runtime.keys and not ipaddress.ip_address(host).is_loopback:
             log.warning("no API keys are configured: whoever reaches this address may ask", extra={"address": host})
-        Server(runtime, lambda: print(_banner(runtime, host, port), flush=True)).run(sockets=[listener])
+        Server(runtime, lambda: _announce(_banner(runtime, host, port))).run(sockets=[listener])
     tracing.close()
     return 0
+
+
+def _announce(banner: str) -> None:
+    try:
+        print(banner, flush=True)
+    except BrokenPipeError:
+        if not let_go():  # a service is not there for who reads this
+            raise
 
 
 def _banner(runtime: Runtime, host: str, port: int) -> str:
