@@ -1,0 +1,34 @@
+"""The command `models`, in-process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.checkpoints import build_checkpoint
+from tests.commands.running import run
+from tests.trio import build_trio
+
+
+def test_models_to_read_and_as_json(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    other = build_checkpoint(tmp_path / "other", name="other", coupling="none", dtype=torch.bfloat16)
+    status, out, _ = run(capsys, "models", "--model", tiny_checkpoint, "--model", other)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == ["tiny", "other"]
+    assert "text [6] features only, audio [5] features only, video [4] features only" in out
+    assert "CC0-1.0" in out
+    status, out, _ = run(capsys, "models", "--model", tiny_checkpoint, "--json")
+    assert [card["name"] for card in json.loads(out)] == ["tiny"]
+
+
+def test_models_for_generation_say_what_they_read_and_write(
+    capsys: pytest.CaptureFixture[str], trio: Path, tmp_path: Path
+) -> None:
+    bare = build_trio(tmp_path / "bare", name="bare", bare=True)
+    status, out, _ = run(capsys, "models", "--model", trio, "--model", bare)
+    assert status == 0
+    assert "reads and writes text [286], image [7], speech [5]\n" in out
+    assert "reads and writes text [286] ids only, image [7] ids only, speech [5] ids only\n" in out
