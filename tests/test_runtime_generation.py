@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.codecs.prompt import AudioPart, ImagePart, PromptPart, TextPart, TokensPart, encode_prompt
+from service.codecs.prompt import (
+    LIGHT_CHARS,
+    AudioPart,
+    ImagePart,
+    PromptPart,
+    TextPart,
+    TokensPart,
+    encode_parts,
+    encode_prompt,
+)
 from service.engine.generation import ChoiceEnded, Generation
 from service.errors import DeadlineExceeded, Draining, EngineDown, InvalidInput, NotFound, Overloaded, TooLarge
 from service.features.types import Steps
@@ -37,7 +47,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def generate(
     runtime: Runtime, prompt: Sequence[PromptPart] = SEVEN, *, name: str | None = None, **asked: Any
 ) -> Future[Generation]:
-    call = {key: asked.pop(key) for key in ("deadline", "listener") if key in asked}
+    call = {key: asked.pop(key) for key in ("deadline", "listener", "session_id") if key in asked}
     model = runtime.model(name, "generation")
     given = params(model.vocabulary, **asked)
     return runtime.generate(model, prompt, given, **({"deadline": None, "request_id": "test"} | call))
@@ -81,6 +91,34 @@ def test_a_prompt_of_all_kinds_gives_the_models_answer(start_runtime: StartRunti
     assert answer.prompt_tokens == Counter(map(TRIO.modality, ids))
     assert answer.deterministic == (runtime.settings.backend != "reference")  # which promises 1e-5
     assert_nothing_inside(runtime)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "light"),
+    [(SEVEN, True), ([TextPart("seven " * LIGHT_CHARS)], False), ([ImagePart(png())], False)],
+    ids=["few words", "many words", "a picture"],
+)
+def test_only_a_prompt_that_takes_next_to_nothing_is_encoded_by_the_caller(
+    start_runtime: StartRuntime,
+    trio: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    prompt: Sequence[PromptPart],
+    light: bool,
+) -> None:
+    names: list[str] = []
+
+    def told(*arguments: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return encode_parts(*arguments)
+
+    monkeypatch.setattr("service.generating.encode_parts", told)
+    runtime, here = start_runtime(trio), threading.current_thread().name
+    generate(runtime, prompt, max_tokens=2).result(60)
+    assert [name == here for name in names] == [light]
+    assert light or names[0].startswith("features")
+    id = runtime.sessions.create("trio", runtime.model("trio", "generation").snapshots.initial()).id
+    generate(runtime, prompt, max_tokens=2, session_id=id).result(60)
+    assert names[1].startswith("features")  # where a session is kept may be far away
 
 
 def test_stop_strings_are_looked_for_in_the_codecs_text(start_runtime: StartRuntime, trio: Path) -> None:

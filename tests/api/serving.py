@@ -22,7 +22,9 @@ def serving(runtime: Runtime, send_buffer: int | None = None) -> Generator[str, 
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert listening.wait(20)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.handle_exit(0, None)
-        thread.join(20)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:  # or a test that fails within would leave a thread that no process ends with
+            server.handle_exit(0, None)
+            thread.join(20)
         assert not thread.is_alive()
