@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from load_tests.cores import pinned
 
 AFFINITY = hasattr(os, "sched_setaffinity")  # Linux
 ALL = frozenset(os.sched_getaffinity(0)) if AFFINITY else frozenset[int]()
@@ -16,15 +17,6 @@ def pin() -> None:
         os.sched_setaffinity(0, {max(ALL)})
 
 
-@contextmanager
-def unpinned() -> Iterator[None]:
+def unpinned() -> AbstractContextManager[None]:
     """Within, all cores that the process had when it started; then the one of before."""
-    if not AFFINITY:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, ALL)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+    return pinned(ALL if AFFINITY else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from websockets.sync.client import connect
 from tests.api.bodies import JSON, as_json, clip
 from tests.api.streaming import Streaming
 from tests.checkpoints import CLOCK_HZ
+from tests.cluster.live import gone_on
 from tests.sessions.redis_server import NEEDED
 
 pytest.importorskip("ray", reason="Ray is not installed; the extra `cluster` has it")
@@ -74,13 +74,7 @@ def streamed(url: str, enough: threading.Event) -> tuple[int, float]:
     session, sent = None, 0
     while True:
         try:
-            with connect(url.replace("http", "ws") + "/predict/stream", open_timeout=120) as socket:
-                stream = Streaming(socket)
-                stream.send(type="session.start", lag_ms=0, **({} if session is None else {"session_id": session}))
-                if (started := json.loads(socket.recv(60)))["type"] == "error":
-                    assert started["code"] == "session_conflict", started  # the lease of the replica that went
-                    time.sleep(0.5)
-                    continue
+            with gone_on(url, session) as (stream, started):
                 session, again = started["session_id"], range(started["messages"], sent)
                 for k in again:
                     frame(stream, k)

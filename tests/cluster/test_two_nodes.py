@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,11 +11,10 @@ import httpx
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from tests.api.bodies import as_json, clip
-from tests.api.streaming import Streaming
 from tests.checkpoints import CLOCK_HZ
+from tests.cluster.live import gone_on
 from tests.sessions.redis_server import NEEDED
 
 pytestmark = [
@@ -55,13 +52,7 @@ def streamed(url: str, features: dict[str, np.ndarray], lost: threading.Event, b
     session, at = None, 0
     while True:
         try:
-            with connect(url.replace("http", "ws") + "/predict/stream", open_timeout=120) as socket:
-                stream = Streaming(socket)
-                stream.send(type="session.start", lag_ms=0, **({} if session is None else {"session_id": session}))
-                if (started := json.loads(socket.recv(60)))["type"] == "error":
-                    assert started["code"] == "session_conflict", started  # the dead replica's lease
-                    time.sleep(0.5)
-                    continue
+            with gone_on(url, session) as (stream, started):
                 first, session, at = session is None, started["session_id"], started["messages"]
                 for k in range(at, 40):
                     stream.frame(t=k / CLOCK_HZ, **{name: rows[k : k + 1] for name, rows in features.items()})
