@@ -81,6 +81,14 @@ def test_a_head_that_is_too_long_is_refused(send: Callable[[bytes], socket.socke
         assert problem_of(came)["code"] == "head_too_large"
 
 
+def test_a_head_that_is_too_long_is_not_served(send: Callable[[bytes], socket.socket], url: str) -> None:
+    all_of(send(b"GET /openapi.json HTTP/1.1\r\nHost: service\r\nX-Long: " + b"y" * 40_000 + b"\r\n\r\n"))
+    assert httpx.get(f"{url}/models/none").status_code == 404  # by then it would have been
+    page = httpx.get(f"{url}/metrics").text
+    assert 'endpoint="/models/{name}"' in page
+    assert 'endpoint="/openapi.json"' not in page
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [

@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import pytest
+
+from service.api import heads
 from service.api.together import Together
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
-from tests.api.serving import serving
 
 
-def test_an_answer_comes_in_one_piece(tiny_checkpoint: Path) -> None:
-    with serving(Runtime.start(Settings(models=(tiny_checkpoint,), slots=4), Metrics())) as url:
-        host, port = url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            for _ in range(20):
-                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
-                head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
-                assert head
-                assert body
+@pytest.fixture(scope="module")
+def runtime(tiny_checkpoint: Path) -> Runtime:
+    return Runtime.start(Settings(models=(tiny_checkpoint,), slots=4), Metrics())  # `url` closes it
+
+
+def test_an_answer_comes_in_one_piece(send: Callable[[bytes], socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Together] = []
+
+    def together(*arguments: Any) -> Together:
+        made.append(Together(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(heads, "Together", together)  # the system may join what was sent in two pieces
+    connection = send(b"")
+    for _ in range(20):
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: service\r\n\r\n")
+        head, _, body = connection.recv(65536).partition(b"\r\n\r\n")
+        assert head
+        assert body
+    assert len(made) == 20
+
+
+def test_who_waits_to_send_its_body_is_told_to(send: Callable[[bytes], socket.socket]) -> None:
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    connection = send(head + b"Expect: 100-continue\r\n\r\n")
+    assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    connection.sendall(b"{}")
+    assert connection.recv(65536).startswith(b"HTTP/1.1 422 ")
 
 
 class _Wire:
