@@ -125,6 +125,15 @@ class Runtime:
         metrics.memory_bytes.labels("state_pool").set(sum(model.lane.runner.state_bytes for model in on_host))
         metrics.gpu.held = lambda: held_by([model for model in models if model not in on_host])
 
+    def reread_keys(self) -> None:
+        """Know the API keys that the file has now, or those of before where it is unusable: the log says which."""
+        try:
+            self.keys.become(read_keys(self.settings.api_keys_file))
+        except ValueError as error:
+            logger.error("the API keys of before hold", extra={"reason": str(error)})
+        else:
+            logger.info("API keys read anew", extra={"keys": len(self.keys)})
+
     @property
     def engine_alive(self) -> bool:
         """Whether the engine thread takes work."""

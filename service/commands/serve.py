@@ -6,6 +6,8 @@ import ipaddress
 import logging
 import os
 import shlex
+import signal
+import threading
 from argparse import Namespace
 
 import orjson
@@ -41,6 +43,8 @@ def run(arguments: Namespace) -> int:
         host, port = listener.getsockname()[:2]
         if not runtime.keys and not ipaddress.ip_address(host).is_loopback:
             log.warning("no API keys are configured: whoever reaches this address may ask", extra={"address": host})
+        if runtime.keys:  # beside the event loop, which this interrupts
+            signal.signal(signal.SIGHUP, lambda *_: threading.Thread(target=runtime.reread_keys, name="keys").start())
         Server(runtime, lambda: _announce(_banner(runtime, host, port))).run(sockets=[listener])
     tracing.close()
     return 0

@@ -14,8 +14,8 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +68,13 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def become(self, other: Keyring) -> None:
+        """Know the other's keys instead, for whoever looks from now on. A name whose priority and limits are as before
+        goes on with what it has used.
+        """
+        before = {key.name: key for _, key in self._keys}
+        self._keys = tuple((digest, before[key.name] if _same(before, key) else key) for digest, key in other._keys)
+
     def find(self, secret: str) -> Key | None:
         """The owner of a key as it was sent. It takes equally long whichever key it is, or none."""
         came, found = hashlib.sha256(secret.encode()).digest(), None
@@ -75,6 +82,10 @@ class Keyring:
             if hmac.compare_digest(digest, came):
                 found = key
         return found
+
+
+def _same(known: Mapping[str, Key], key: Key) -> bool:
+    return key.name in known and replace(known[key.name], usage=key.usage) == key
 
 
 def read_keys(path: Path | None) -> Keyring:

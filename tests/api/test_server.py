@@ -74,6 +74,34 @@ def test_where_keys_are_needed_the_printed_curl_line_sends_one(serve: Callable[.
     assert json.loads(answer.stdout)["model"] == "tiny"
 
 
+def test_sighup_reads_the_keys_anew_and_a_broken_file_changes_nothing(
+    serve: Callable[..., Process], tmp_path: Path
+) -> None:
+    path, (first, before), (second, after) = tmp_path / "keys.jsonl", new_key("alice"), new_key("bob")
+    path.write_text(before)
+    process = serve(SERPENTINE_API_KEYS_FILE=str(path), SERPENTINE_LOG_FORMAT="json")
+
+    def status(secret: str) -> int:
+        return httpx.get(f"{process.url}/models", headers={"X-API-Key": secret}, timeout=60).status_code
+
+    def read_anew(text: str) -> dict[str, Any]:
+        """What is logged of it."""
+        path.write_text(text)
+        process.popen.send_signal(signal.SIGHUP)
+        assert process.popen.stderr is not None
+        while '"logger":"service.runtime"' not in (line := process.popen.stderr.readline()) or "keys" not in line:
+            assert "sesame" not in line
+        return dict(json.loads(line))
+
+    assert (status(first), status(second)) == (200, 401)
+    assert (read_anew(after)["level"], status(first), status(second)) == ("info", 401, 200)
+    refused = read_anew("open sesame")
+    assert (refused["level"], status(first), status(second)) == ("error", 401, 200)
+    assert "line 1" in refused["reason"]
+    assert "sesame" not in str(refused)
+    assert (read_anew(f"{before}\n{after}")["keys"], status(first), status(second)) == (2, 200, 200)
+
+
 def test_sigterm_lets_running_work_finish_and_takes_no_more(serve: Callable[..., Process], hold: Path) -> None:
     process = serve(hold=hold, SERPENTINE_CHUNK_STEPS="1")
     with ThreadPoolExecutor(1) as pool:

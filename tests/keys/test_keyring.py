@@ -101,3 +101,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b'{"name": "\xff"}')
     with pytest.raises(ValueError, match=r"binary is no file of API keys: not utf-8 at byte 10"):
         read_keys(tmp_path / "binary")
+
+
+def test_keys_are_replaced_and_who_stays_keeps_what_it_used(tmp_path: Path) -> None:
+    def limits(name: str, **fields: int) -> str:
+        return line(name, name, streams=1, **fields)
+
+    keys = read_keys(written(tmp_path, limits("stays"), limits("changes"), limits("goes")))
+    before = {name: keys.find(name) for name in ("stays", "changes")}
+    for key in before.values():
+        assert key is not None
+        key.usage.enter_stream()
+    more = line("stays", "another", streams=1)
+    keys.become(read_keys(written(tmp_path, limits("stays"), more, limits("changes", sessions=2), limits("comes"))))
+    assert keys.find("stays") is keys.find("another") is before["stays"]
+    changed = keys.find("changes")
+    assert changed is not None
+    assert (changed.quota.sessions, changed.usage.streams) == (2, 0)
+    assert [keys.find(name) is not None for name in ("goes", "comes")] == [False, True]
