@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ class ImageCodec(nn.Module):
         pixels = torch.from_numpy(read_picture(data, self.config, max_pixels=max_pixels))
         return self.encode(pixels[None])[0]
 
+    @cached_property
     def blank(self) -> Tensor:
-        """Codes [h * w] of an image that is background all over."""
+        """Codes [h * w] of an image that is background all over, by the weights that it is first asked for with."""
         colour = torch.tensor(self.config.background).view(1, -1, 1, 1)
         return self.encode(colour.expand(1, -1, *self.config.size))[0]
 
@@ -102,7 +104,7 @@ class ImageCodec(nn.Module):
             raise ValueError(f"codes of {rows} rows of {width} are expected; got {list(codes.shape)}")
         shown = codes.long()[: rows * width]
         if rows < height:
-            shown = torch.cat([shown, self.blank()[rows * width :]])
+            shown = torch.cat([shown, self.blank[rows * width :]])
         image = self.decode(shown[None])[0]
         image[:, rows * self.config.row_pixels :] = torch.tensor(self.config.background).view(-1, 1, 1)
         return _png(image)

@@ -176,6 +176,15 @@ def test_an_unfinished_image_ends_as_if_background_followed():
     assert np.array_equal(pixels_of(codec.png(codes, rows=3))[:12], pixels_of(codec.png(followed))[:12])
 
 
+def test_background_is_encoded_once_for_all_rows_and_pictures(monkeypatch):
+    codec, encoded = a_codec(), []
+    codes = codec.encode(some_images(GREY))[0]
+    monkeypatch.setattr(codec, "encode", lambda images: encoded.append(images) or type(codec).encode(codec, images))
+    for rows in range(1, 7):
+        codec.png(codes, rows=rows)
+    assert len(encoded) == 1
+
+
 def test_codes_beyond_the_rows_are_not_looked_at():
     codec = a_codec()
     codes = codec.encode(some_images(GREY))[0]
