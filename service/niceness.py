@@ -1,7 +1,7 @@
 """Which threads the system prefers, on Linux, where threads have a niceness of their own.
 
-The event loop first: it wakes for microseconds, and must not wait for those who work for long. Then the engine, then
-the workers that extract.
+The event loop first: it wakes for microseconds, and must not wait for those who work for long. Then the engine,
+and with it the threads that read and write what is big, then the workers that extract.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -9,6 +10,7 @@ import threading
 import numpy as np
 import pytest
 
+from service.api.context import Edge
 from service.features.types import Steps
 from service.niceness import ENGINE, WORKERS
 from tests.runtimes import StartRuntime, submit
@@ -29,3 +31,12 @@ def test_the_engine_gives_way_to_the_loop_and_the_workers_to_both(start_runtime:
     assert niceness(worker) == min(here + WORKERS, 19)
     assert niceness(engine) == min(here + ENGINE, 19)
     assert niceness(threading.get_native_id()) == here
+
+
+def test_the_threads_of_the_edge_give_way_as_the_engine_does(start_runtime: StartRuntime) -> None:
+    edge, here = Edge(start_runtime()), niceness(threading.get_native_id())
+
+    def of_a_thread() -> int:
+        return niceness(threading.get_native_id())
+
+    assert asyncio.run(edge.apart(of_a_thread)) == min(here + ENGINE, 19)

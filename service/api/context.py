@@ -8,15 +8,17 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
 from starlette.requests import HTTPConnection, Request
 from starlette.types import Scope
 
 from service.errors import Draining, InvalidInput
 from service.keys.quotas import Usage
+from service.niceness import ENGINE, give_way
 from service.owner import ANYONE, Owner
 from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel
@@ -24,6 +26,7 @@ from service.served import GenerativeModel, ServedModel
 T = TypeVar("T")
 M = TypeVar("M", ServedModel, GenerativeModel)
 
+THREADS = 4  # that read and write what is big
 SMALL_BYTES = 64 * 1024  # handled on the event loop: it takes about a millisecond
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SCOPE_KEY = "serpentine.caller"
@@ -60,12 +63,17 @@ class Gate:
 class Edge:
     """Passed to every router.
 
-    `threads` bounds the big bodies that are read or written at a time, and with it the memory that they take.
+    `threads` bounds the big bodies that are read or written at a time, and with it the memory that they take. They give
+    way to the event loop.
     """
 
     runtime: Runtime
     gate: Gate = field(default_factory=Gate)
-    threads: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(4))
+    threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(
+            THREADS, thread_name_prefix="edge", initializer=give_way, initargs=(ENGINE,)
+        )
+    )
 
     def first(self, kind: type[M]) -> M | None:
         """The first model of a kind that is served."""
@@ -77,7 +85,8 @@ class Edge:
 
     async def apart(self, function: Callable[..., T], *args: Any) -> T:
         """`function(*args)` on a thread."""
-        return await to_thread.run_sync(lambda: function(*args), limiter=self.threads)
+        run = copy_context().run  # what it logs is the request's
+        return await asyncio.get_running_loop().run_in_executor(self.threads, run, function, *args)
 
 
 @dataclass(slots=True)
