@@ -140,9 +140,8 @@ def _token(answering: Answering, drawn: TokenDrawn) -> dict[str, Any]:
 
 
 def _counted(tokens: Iterable[int], vocabulary: Vocabulary) -> dict[str, int]:
-    counts = Counter(tokens)
-    by_modality = {name: sum(counts[token] for token in vocabulary.span(name)) for name in vocabulary.modalities}
-    return _present(by_modality)
+    counts = Counter(map(vocabulary.modality, tokens))
+    return _present({name: counts[name] for name in vocabulary.modalities})
 
 
 def _present(counts: Mapping[str, int]) -> dict[str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Any
 
@@ -73,12 +75,12 @@ class Vocabulary:
         """All ids."""
         return sum(self.sizes.values())
 
-    @property
+    @cached_property
     def modalities(self) -> tuple[str, ...]:
         """Names, in the order of routes."""
         return tuple(self.sizes)
 
-    @property
+    @cached_property
     def sentinels(self) -> frozenset[int]:
         """The ids that are no text: bos, eos and answer where there are such, and those that open and close media."""
         return frozenset(
@@ -87,19 +89,19 @@ class Vocabulary:
             if i is not None
         )
 
+    @cached_property
+    def _spans(self) -> Mapping[str, range]:
+        ends = list(accumulate(self.sizes.values()))
+        return {name: range(end - size, end) for (name, size), end in zip(self.sizes.items(), ends, strict=True)}
+
     def span(self, modality: str) -> range:
         """The ids of a modality."""
-        start = 0
-        for name, size in self.sizes.items():
-            if name == modality:
-                return range(start, start + size)
-            start += size
-        raise KeyError(modality)
+        return self._spans[modality]
 
     def modality(self, token: int) -> str:
         """Whose id it is."""
-        for name in self.sizes:
-            if token in self.span(name):
+        for name, ids in self._spans.items():
+            if token in ids:
                 return name
         raise ValueError(f"token {token} is out of 0..{self.size - 1}")
 
