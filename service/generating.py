@@ -98,7 +98,7 @@ class Generating(Writing[Generation]):
             model.vocabulary,
             bytes_of=(lambda token: b"") if text is None else text.bytes_of,
             listener=self._tell,
-            deterministic=model.lane.runner.same_bits,
+            deterministic=model.lane.runner.same_bits_from(prompt.state),
             arrived_s=self._arrived_s,
             restore=prompt.state,
             capture=self.session_id is not None,

@@ -118,7 +118,7 @@ class Predicting(Writing[Prediction]):
                 clip,
                 whole.outputs,
                 {name: result.outputs for name, result in outputs.items()},
-                deterministic=self.model.lane.runner.same_bits,
+                deterministic=self.model.lane.runner.same_bits_from(self._state),
                 timeline=self.options.timeline,
                 queue_ms=1e3 * whole.queue_s,
                 features_ms=self.features_ms,

@@ -60,7 +60,7 @@ def started(session: LiveSession) -> bytes:
             "recipe": session.model.card["recipe"],
             "scale": config.scale,
             "labels": config.labels,
-            "deterministic": session.model.lane.runner.same_bits,
+            "deterministic": session.model.lane.runner.same_bits_from(session.state),
             "lag_ms": round(1000 * options.lag_s),
             "timeline_hz": options.timeline_hz,
             "half_life_s": options.half_life_s,

@@ -35,11 +35,20 @@ class Runner(ABC, Generic[P]):
         with allocating():
             self.state = allocate(model.state_tensors(), slots + 1, device_of(model))
         self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
+        own = getattr(model, "isa", None)
+        self._instructions = frozenset[str]() if own is None else frozenset({own})
+        self._through = [self._instructions] * (
+            slots + 1
+        )  # the instruction sets that each slot's sequence came through
 
     @property
     def same_bits(self) -> bool:
         """Whether the model that runs here promises them: see `RecurrentModel`."""
         return getattr(self.model, "same_bits", False)
+
+    def same_bits_from(self, state: Snapshot | None) -> bool:
+        """The same for what goes on from a state: not where it came through processors that add in another order."""
+        return self.same_bits and (state is None or state.instructions <= self._instructions)
 
     @property
     def state_bytes(self) -> int:
@@ -66,6 +75,7 @@ class Runner(ABC, Generic[P]):
         outputs = self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
         for work in works:
             self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
+            self._through[work.slot] = self._instructions | (set() if work.fresh else self._through[work.slot])
             if work.capture:
                 work.request.program.captured(work, self._capture(work.slot, copies[work]))
         return outputs
@@ -80,15 +90,15 @@ class Runner(ABC, Generic[P]):
         for slot, copy in zip(slots, copies, strict=True):
             for name, row in copy.items():
                 row.copy_(self.state[name][slot])
-        return [(copy, self._seen[slot]) for slot, copy in zip(slots, copies, strict=True)]
+        return [(copy, self._seen[slot], self._through[slot]) for slot, copy in zip(slots, copies, strict=True)]
 
     def put_back(self, slots: Sequence[int], kept: object) -> None:
         """As the scheduler's `Rows`."""
         assert isinstance(kept, list)
-        for slot, (copy, seen) in zip(slots, kept, strict=True):
+        for slot, (copy, seen, through) in zip(slots, kept, strict=True):
             for name, row in copy.items():
                 self.state[name][slot].copy_(row)
-            self._seen[slot] = seen
+            self._seen[slot], self._through[slot] = seen, through
 
     def _packed(self, works: Sequence[Work]) -> tuple[P, Sequence[range]]:
         """The works as one chunk, and the steps of each that the head is read at."""
@@ -110,13 +120,13 @@ class Runner(ABC, Generic[P]):
             for name, tensor in self.state.items():
                 tensor[slots] = torch.stack([snapshot.rows[name].to(tensor.device) for snapshot, _ in batch.restores])
             for snapshot, slot in batch.restores:
-                self._seen[slot] = snapshot.steps
+                self._seen[slot], self._through[slot] = snapshot.steps, snapshot.instructions
         if batch.forks:
             sources, copies = (torch.tensor(slots) for slots in zip(*batch.forks, strict=True))
             for tensor in self.state.values():
                 tensor[copies] = tensor[sources]
             for source, copy in batch.forks:
-                self._seen[copy] = self._seen[source]
+                self._seen[copy], self._through[copy] = self._seen[source], self._through[source]
 
     def _capture(self, slot: int, rows: State) -> Snapshot | None:
         """A slot's rows, copied into `rows`, or None where they are not finite."""
@@ -125,7 +135,7 @@ class Runner(ABC, Generic[P]):
         tensors = self.model.state_tensors()
         if not all(is_sound(row, tensors[name]) for name, row in rows.items()):
             return None
-        return Snapshot(self.fingerprint, rows, self._seen[slot])
+        return Snapshot(self.fingerprint, rows, self._seen[slot], instructions=self._through[slot])
 
     @abstractmethod
     def reads(self, work: Work) -> range:

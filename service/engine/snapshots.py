@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,12 +26,13 @@ from service.errors import InvalidInput, SessionConflict
 from service.models.base import StateTensor
 from service.models.files import WEIGHTS_FILE
 
-FORMAT = "serpentine-snapshot-1"
+FORMAT = "serpentine-snapshot-2"
 MAX_HEADER_BYTES = 64 * 1024
 MAX_ASIDE_BYTES = 16 * 2**20
 MAX_STEPS = 2**62
 _STATE, _ASIDE = "state.", "aside."
-_ENTRIES = {"format", "model", "fingerprint", "steps", "notes", "checksum"}
+_ENTRIES = {"format", "model", "fingerprint", "instructions", "steps", "notes", "checksum"}
+_INSTRUCTIONS = re.compile("[a-z0-9_ ]{0,200}")
 _DTYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
 _ASIDE_DTYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64, "I16": np.int16, "BOOL": np.bool_}
 _NAMES = {np.dtype(kind): name for name, kind in _ASIDE_DTYPES.items()}
@@ -43,6 +45,7 @@ class Snapshot:
     """One slot's rows, as they were after `steps` steps. Nothing of it may be written to.
 
     fingerprint  of what made it: model, weights, recipe, backend
+    instructions the instruction sets of the processors that it has come through, where bits depend on them
     rows         {state tensor: its row}
     aside        what a sequence has beside its rows, such as input that no step has read yet: {name: array}
     notes        the same, where it is JSON
@@ -53,6 +56,7 @@ class Snapshot:
     steps: int
     aside: Mapping[str, Array] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    instructions: frozenset[str] = frozenset()
 
     @property
     def bytes(self) -> int:
@@ -113,6 +117,7 @@ class SnapshotFormat:
             "format": FORMAT,
             "model": self.model,
             "fingerprint": snapshot.fingerprint,
+            "instructions": " ".join(sorted(snapshot.instructions)),
             "steps": str(snapshot.steps),
             "notes": json.dumps(dict(snapshot.notes), sort_keys=True),
         }
@@ -143,6 +148,7 @@ class SnapshotFormat:
             int(metadata["steps"]),
             {name: _aside(name, entry) for name, entry in aside.items()},
             json.loads(metadata["notes"]),
+            frozenset(metadata["instructions"].split()),
         )
 
 
@@ -186,6 +192,8 @@ def _check_metadata(metadata: Mapping[str, str]) -> None:
         raise _broken(f"its metadata have {sorted(metadata)}, expected {sorted(_ENTRIES)}")
     if metadata["format"] != FORMAT:
         raise _broken(f"it is in format {metadata['format'][:100]!r}; this version reads {FORMAT}")
+    if not _INSTRUCTIONS.fullmatch(metadata["instructions"]):
+        raise _broken(f"instructions: names are expected, got {metadata['instructions'][:100]!r}")
     steps = metadata["steps"]
     if not (steps.isascii() and steps.isdigit() and len(steps) < 20 and int(steps) <= MAX_STEPS):
         raise _broken(f"steps: a whole number from 0, got {steps[:100]!r}")

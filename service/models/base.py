@@ -65,7 +65,8 @@ class RecurrentModel(Protocol[C]):
     """A model that runs in chunks from and into slots.
 
     One that has an attribute `same_bits`, and it is true, promises that a sequence's outputs and state have the same
-    bits whatever else is in its chunks, in whatever order, and wherever the sequence is cut.
+    bits whatever else is in its chunks, in whatever order, and wherever the sequence is cut. Where they depend on the
+    processor's instruction set, an attribute `isa` names it.
     """
 
     def state_tensors(self) -> Mapping[str, StateTensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,30 @@ def test_bytes_hold_the_same_bits_and_what_lies_beside() -> None:
     }
     assert made_by(FORMAT.dump(snapshot)) == ("tiny", "f" * 64)
     assert back.bytes == snapshot.bytes == sum(map(len, bits(snapshot).values())) + 10 + 16 + 16
+
+
+def test_a_state_names_the_instruction_sets_that_it_came_through() -> None:
+    model = random_model(model_config())
+    model.isa = "avx9"  # type: ignore[assignment]
+    runner, clip = ClipRunner(model, WIDTHS, 3, FORMAT.fingerprint), random_clip(np.random.default_rng(0), 12)
+
+    def ran(restore: Snapshot | None) -> Snapshot:
+        request = Request("test", ClipProgram(clip, restore=restore, capture=True))
+        scheduler = Scheduler(3, 5, 11, lambda request, outcome: None)
+        scheduler.add(request)
+        while (batch := scheduler.schedule()) is not None:
+            kept = runner.take_out([0])
+            runner._through[0] = frozenset({"of", "another"})
+            runner.put_back([0], kept)
+            scheduler.deliver(batch, runner.run(batch))
+        snapshot = request.future.result(0).snapshot
+        assert snapshot is not None
+        return FORMAT.load(FORMAT.dump(snapshot))
+
+    assert FORMAT.initial().instructions == a_snapshot().instructions == frozenset()
+    assert ran(None).instructions == {"avx9"}
+    assert ran(replace(a_snapshot(), instructions=frozenset({"neon", "amx"}))).instructions == {"avx9", "neon", "amx"}
+    assert ran(None).instructions == {"avx9"}  # on a slot that others had
 
 
 def test_another_model_recipe_weights_or_backend_is_a_conflict(tmp_path: Path) -> None:
