@@ -6,8 +6,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
+
+from prometheus_client import Counter
 
 from service.codecs.prompt import PromptPart, encode_parts, is_light, joined, most_tokens
 from service.engine.generation import ChoiceEnded, Generation, Listener, TokenDrawn
@@ -63,6 +66,8 @@ class Generating(Writing[Generation]):
             raise InvalidInput.at(("n",), f"{params.n} answers of {each} each; the service has {slots}")
         self._arrived_s = time.monotonic()
         self._latest_s: dict[int, float] = {}
+        self._drawn: dict[str, Counter] = {}
+        self._between = runtime.metrics.inter_token_duration_seconds.labels(model.name)
 
     def most_steps(self, prompt: Sequence[PromptPart]) -> int:
         """That prompt and answers can come to, as far as can be told before anything is decoded."""
@@ -110,7 +115,7 @@ class Generating(Writing[Generation]):
         for modality, count in program.prompt_tokens.items():
             metrics.tokens_total.labels(model.name, modality, "input").inc(count)
         self.answer.add_done_callback(lambda _: result.cancel())
-        result.add_done_callback(self._finish)
+        result.add_done_callback(lambda result: self.runtime.returns.put(partial(self._finish, result)))
 
     def _tell(self, event: TokenDrawn | ChoiceEnded) -> None:
         """On the engine's thread."""
@@ -121,11 +126,14 @@ class Generating(Writing[Generation]):
 
     def _count(self, drawn: TokenDrawn) -> None:
         metrics, name, now = self.runtime.metrics, self.model.name, time.monotonic()
-        metrics.tokens_total.labels(name, self.model.vocabulary.modality(drawn.token), "output").inc()
+        modality = self.model.vocabulary.modality(drawn.token)
+        if modality not in self._drawn:  # looking a child up costs more than counting
+            self._drawn[modality] = metrics.tokens_total.labels(name, modality, "output")
+        self._drawn[modality].inc()
         if not self._latest_s:
             metrics.time_to_first_token_seconds.labels(name).observe(now - self._arrived_s)
         if drawn.choice in self._latest_s:
-            metrics.inter_token_duration_seconds.labels(name).observe(now - self._latest_s[drawn.choice])
+            self._between.observe(now - self._latest_s[drawn.choice])
         self._latest_s[drawn.choice] = now
 
     def _finish(self, result: Future[Generation]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.engine.clip_program import ClipProgram, Result
@@ -92,8 +93,8 @@ class Predicting(Writing[Prediction]):
             counter.inc(int(row.sum()))
         self.answer.add_done_callback(lambda _: [result.cancel() for result in results])
         remaining = list(results)
-        # On the engine's thread, or here where a result came before it was asked for, or where a client cancels; and
-        # once more within itself, when the first failure cancels the rest.
+        # Where the runtime's returns go on, or where a client cancels; and once more within itself, when the first
+        # failure cancels the rest.
         one_at_a_time = threading.RLock()
 
         def arrived(result: Future[Result]) -> None:
@@ -107,7 +108,7 @@ class Predicting(Writing[Prediction]):
                     self._compose(clip, dict(zip(requests, results, strict=True)))
 
         for result in results:
-            result.add_done_callback(arrived)
+            result.add_done_callback(lambda result: self.runtime.returns.put(partial(arrived, result)))
 
     def _compose(self, clip: Clip, results: Mapping[str, Future[Result]]) -> None:
         outputs = {name: result.result() for name, result in results.items()}

@@ -31,6 +31,7 @@ from service.models.memory import allocating
 from service.owner import ANYONE, Owner
 from service.predicting import Predicting
 from service.reading import Reading, ReadingJob
+from service.returns import Returns
 from service.served import GenerativeModel, ServedModel, held_by, load_model
 from service.sessions.sessions import Sessions
 from service.sessions.stores import open_store
@@ -72,6 +73,7 @@ class Runtime:
         sequences = settings.slots + settings.max_waiting
         self.admission = Admission(Load(sequences, settings.max_inside_steps, settings.max_inside_bytes))
         self.entrance = Entrance(self.admission, models)
+        self.returns = Returns()
         self.workers = FeatureWorkers(settings.feature_threads, sequences)
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},

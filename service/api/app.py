@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -36,8 +37,10 @@ def create_app(runtime: Runtime, gate: Gate | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
+        runtime.returns.use(asyncio.get_running_loop())
         yield
         await to_thread.run_sync(runtime.close, runtime.settings.drain_s)
+        runtime.returns.use(None)
 
     app = FastAPI(
         title="Serpentine",
