@@ -75,17 +75,26 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     The request's body must have been read.
     """
-    answer = asyncio.create_task(work)
+    here, waiting, left = asyncio.current_task(), True, False
+    assert here is not None
+
+    def leave(gone: asyncio.Task[None]) -> None:
+        nonlocal left
+        if waiting and not gone.cancelled():
+            left = True
+            here.cancel()
+
     gone = asyncio.create_task(_disconnected(request))
+    gone.add_done_callback(leave)
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise ClientDisconnect
+        return await work
+    except asyncio.CancelledError:
+        if left and here.uncancel() == 0:  # nobody else cancelled it
+            raise ClientDisconnect from None
+        raise
     finally:
+        waiting = False
         gone.cancel()
-        answer.cancel()
-        await asyncio.wait({answer, gone})
 
 
 async def _disconnected(request: Request) -> None:
