@@ -55,16 +55,22 @@ class Job(Generic[R]):
             self._check_deadline(f"while {what}")
             return prepared
 
-        def done(prepared: Future[T]) -> None:
-            if self.answer.cancelled() or prepared.cancelled():
-                self.runtime.metrics.cancellations_total.labels("features").inc()
-                return
+        def go_on(prepared: Callable[[], T]) -> None:
             try:
-                infer(prepared.result())
+                infer(prepared())
             except Exception as error:
                 self.fail(error)
 
-        preparing = _at_once(checked) if light else self.runtime.workers.submit(checked)
+        def done(preparing: Future[T]) -> None:
+            if self.answer.cancelled() or preparing.cancelled():
+                self.runtime.metrics.cancellations_total.labels("features").inc()
+            else:
+                go_on(preparing.result)
+
+        if light:
+            go_on(checked)
+            return
+        preparing = self.runtime.workers.submit(checked)
         self.answer.add_done_callback(lambda answer: answer.cancelled() and preparing.cancel())
         preparing.add_done_callback(done)
 
@@ -96,13 +102,3 @@ class Job(Generic[R]):
     def _check_deadline(self, where: str) -> None:
         if self.deadline is not None and time.monotonic() >= self.deadline:
             raise DeadlineExceeded(f"the deadline passed {where}")
-
-
-def _at_once(function: Callable[[], T]) -> Future[T]:
-    """A future that is done."""
-    future: Future[T] = Future()
-    try:
-        future.set_result(function())
-    except Exception as error:
-        future.set_exception(error)
-    return future

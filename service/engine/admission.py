@@ -61,17 +61,17 @@ class Admission:
             self._check(load, key)
 
     def _check(self, load: Load, key: str) -> None:
-        of_key = self._of.get(key, Counter())
+        of_key = self._of.get(key) if key else None
         for kind in KINDS:
-            asked, inside, limit = getattr(load, kind), self._inside[kind], getattr(self.limit, kind)
-            if asked == 0:
+            if (asked := getattr(load, kind)) == 0:
                 continue
+            inside, limit = self._inside[kind], getattr(self.limit, kind)
             if inside + asked > limit:
                 raise Overloaded(
                     f"{inside} {kind} are in work of at most {limit}, and this takes {asked}; try again later",
                     retry_after_s=RETRY_AFTER_S,
                 )
-            if key and of_key[kind] and of_key[kind] + asked > SHARE * (limit - inside):
+            if of_key and of_key[kind] and of_key[kind] + asked > SHARE * (limit - inside):
                 raise Overloaded(
                     f"{of_key[kind]} {kind} of the key {key!r} are in work, and what is left is for others; "
                     "try again later",
@@ -79,11 +79,14 @@ class Admission:
                 )
 
     def _count(self, load: Load, key: str, sign: int) -> None:
-        of_key = self._of.setdefault(key, Counter())
+        of_key = self._of.get(key)
+        if of_key is None:
+            of_key = self._of[key] = Counter()
         for kind in KINDS:
-            for counter in (self._inside, of_key):
-                counter[kind] += sign * getattr(load, kind)
-                assert counter[kind] >= 0, "left twice"
+            if amount := getattr(load, kind):
+                for counter in (self._inside, of_key):
+                    counter[kind] += sign * amount
+                    assert counter[kind] >= 0, "left twice"
         if not any(of_key.values()):
             del self._of[key]
 
@@ -100,18 +103,21 @@ class Ticket:
         with admission._lock:
             admission._check(more, self._key)
             admission._count(more, self._key, 1)
-            self._load = Load(**{kind: getattr(self._load, kind) + getattr(more, kind) for kind in KINDS})
+            has = self._load
+            self._load = Load(has.sequences + more.sequences, has.steps + more.steps, has.bytes + more.bytes)
 
     def settle(self, steps: int) -> None:
         """Its steps are known by now, and no more than were asked for: give the others back."""
-        self._replace(Load(self._load.sequences, min(steps, self._load.steps), self._load.bytes))
+        with self._admission._lock:
+            self._give_back(Load(steps=max(0, self._load.steps - steps)))
 
     def leave(self) -> None:
         """Give everything back. Once is enough."""
-        self._replace(Load())
-
-    def _replace(self, load: Load) -> None:
         with self._admission._lock:
-            less = {kind: max(0, getattr(self._load, kind) - getattr(load, kind)) for kind in KINDS}
-            self._admission._count(Load(**less), self._key, -1)
-            self._load = Load(**{kind: getattr(self._load, kind) - less[kind] for kind in KINDS})
+            self._give_back(self._load)
+
+    def _give_back(self, less: Load) -> None:
+        """With the lock held."""
+        has = self._load
+        self._admission._count(less, self._key, -1)
+        self._load = Load(has.sequences - less.sequences, has.steps - less.steps, has.bytes - less.bytes)

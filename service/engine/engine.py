@@ -49,6 +49,8 @@ class Lane:
     def __init__(self, name: str, runner: Runner[Any], limits: Limits, metrics: Metrics) -> None:
         self.name, self.runner, self.metrics = name, runner, metrics
         self.traces = BatchTraces()
+        self._running, self._waiting = metrics.requests_running.labels(name), metrics.requests_waiting.labels(name)
+        self._used = metrics.state_slots.labels(name, "used")
         self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner)
         self._unseated = 0  # that the metrics know of
         metrics.state_slots.labels(name, "total").set(limits.slots)
@@ -97,16 +99,18 @@ class Lane:
 
     def observe(self) -> None:
         """Set the gauges of the queue and the slots."""
-        self.metrics.requests_running.labels(self.name).set(self.scheduler.running)
-        self.metrics.requests_waiting.labels(self.name).set(self.scheduler.waiting)
-        self.metrics.state_slots.labels(self.name, "used").set(self.scheduler.used)
-        unseated, self._unseated = self.scheduler.unseated - self._unseated, self.scheduler.unseated
-        self.metrics.unseated_total.labels(self.name).inc(unseated)
+        self._running.set(self.scheduler.running)
+        self._waiting.set(self.scheduler.waiting)
+        self._used.set(self.scheduler.used)
+        if unseated := self.scheduler.unseated - self._unseated:
+            self._unseated = self.scheduler.unseated
+            self.metrics.unseated_total.labels(self.name).inc(unseated)
 
     def _observe_batch(self, batch: Batch, seconds: float) -> None:
-        self.metrics.inference_duration_seconds.labels(self.name, batch.phase).observe(seconds)
-        self.metrics.batch_size.labels(self.name, batch.phase).observe(len(batch.works))
-        self.metrics.batch_steps.labels(self.name, batch.phase).observe(batch.steps)
+        phase = batch.phase
+        self.metrics.inference_duration_seconds.labels(self.name, phase).observe(seconds)
+        self.metrics.batch_size.labels(self.name, phase).observe(len(batch.works))
+        self.metrics.batch_steps.labels(self.name, phase).observe(batch.steps)
 
     def _retired(self, request: Request[Any], outcome: str) -> None:
         if request.started_s is not None:

@@ -69,7 +69,10 @@ class Flows:
 
     def of(self, owner: Owner) -> Flow:
         """The owner's flow at the request's priority."""
-        return self._flows.setdefault((owner.key, owner.priority), Flow(WEIGHTS[owner.priority]))
+        flow = self._flows.get(at := (owner.key, owner.priority))
+        if flow is None:
+            flow = self._flows[at] = Flow(WEIGHTS[owner.priority])
+        return flow
 
     def add(self, request: Request[Any]) -> None:
         """Put a request at the end of its flow."""

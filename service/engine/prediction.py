@@ -106,8 +106,9 @@ def predict_from(
     inference_ms: float,
 ) -> Prediction:
     """Compose the answer from the head's outputs [reads, outputs] on the clip and on it less each modality."""
-    sentiments = sentiments_of(config, outputs)
-    last = reading_of(config, outputs[-1])
+    read = read_outputs(config, outputs)
+    sentiments = _sentiments(config, read)
+    last = _reading(config, read, float(sentiments[-1]))
     names = list(config.model.modalities)
     readings: dict[str, ModalityReading | None] = {}
     for row, name in enumerate(names):
@@ -134,14 +135,22 @@ def predict_from(
 
 def sentiments_of(config: CheckpointConfig, outputs: NDArray[np.float32]) -> NDArray[np.float64]:
     """The sentiment of each of the head's outputs [reads, outputs], on the scale: [reads]."""
-    low, high = config.scale
-    return read_outputs(config, outputs)["sentiment"][:, 0].clip(low, high)
+    return _sentiments(config, read_outputs(config, outputs))
 
 
 def reading_of(config: CheckpointConfig, outputs: NDArray[np.float32]) -> Reading:
     """Read the head's outputs after one step, [outputs]."""
     read = read_outputs(config, outputs[None])
-    sentiment = float(sentiments_of(config, outputs[None])[0])
+    return _reading(config, read, float(_sentiments(config, read)[0]))
+
+
+def _sentiments(config: CheckpointConfig, read: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+    low, high = config.scale
+    return read["sentiment"][:, 0].clip(low, high)
+
+
+def _reading(config: CheckpointConfig, read: Mapping[str, NDArray[np.float64]], sentiment: float) -> Reading:
+    """What the last of the outputs says."""
     probabilities = _probabilities(config, read)
     label, confidence = _label(config, sentiment, probabilities)
     emotion = read.get("emotion")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -72,7 +73,8 @@ class Runner(ABC, Generic[P]):
             chunk, reads = self._packed(works)
             copies = {work: allocate_row(self.state) for work in works if work.capture}
         values = self.model.run(chunk, self.state).numpy()
-        outputs = self.outputs(works, np.split(values, np.cumsum([len(read) for read in reads])[:-1]))
+        ends = accumulate(map(len, reads), initial=0)
+        outputs = self.outputs(works, [values[begin:end] for begin, end in pairwise(ends)])
         for work in works:
             self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
             self._through[work.slot] = self._instructions | (set() if work.fresh else self._through[work.slot])
@@ -102,14 +104,15 @@ class Runner(ABC, Generic[P]):
 
     def _packed(self, works: Sequence[Work]) -> tuple[P, Sequence[range]]:
         """The works as one chunk, and the steps of each that the head is read at."""
-        ends = np.cumsum([work.steps for work in works])
+        offsets = list(accumulate((work.steps for work in works), initial=0))
         reads = [self.reads(work) for work in works]
-        rows = [end - work.steps + np.array(read, int) for work, end, read in zip(works, ends, reads, strict=True)]
         packing = Packing(
-            offsets=torch.from_numpy(np.concatenate([[0], ends])),
+            offsets=torch.tensor(offsets),
             slots=torch.tensor([work.slot for work in works]),
             fresh=torch.tensor([work.fresh for work in works]),
-            reads=torch.from_numpy(np.concatenate(rows)),
+            reads=torch.tensor(
+                [begin + step for begin, read in zip(offsets, reads, strict=False) for step in read], dtype=torch.int64
+            ),
         )
         return self.chunk(works, packing), reads
 
