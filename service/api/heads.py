@@ -84,7 +84,7 @@ class HeadsProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A request is answered, maybe before all of its body came."""
-        if self._head_bytes is None and not self.pipeline and self.cycle.more_body:
+        if not self.pipeline and self.cycle.more_body:
             self._wait()
         super().on_response_complete()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Generator
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_the_other_methods_are_told_what_is_allowed(client: httpx.Client, path: 
 def test_a_sockets_path_asked_for_otherwise_says_so(client: httpx.Client) -> None:
     refused = client.get("/predict/stream")
     assert (refused.status_code, refused.json()["code"]) == (426, "upgrade_required")
-    assert refused.headers["upgrade"] == "websocket"
+    assert (refused.headers["upgrade"], refused.headers["connection"]) == ("websocket", "Upgrade")
 
 
 @pytest.mark.usefixtures("root_logger")
@@ -76,6 +77,7 @@ def test_a_sockets_path_asked_for_otherwise_says_so(client: httpx.Client) -> Non
 def test_a_socket_where_there_is_none_is_a_problem_and_no_error_of_ours(client: httpx.Client, path: str) -> None:
     logs = io.StringIO()
     configure_logging("info", "json", logs)
+    before = not_found(client)
     with pytest.raises(InvalidStatus) as refused:
         connect(str(client.base_url).replace("http", "ws").rstrip("/") + path)
     response = refused.value.response
@@ -83,4 +85,12 @@ def test_a_socket_where_there_is_none_is_a_problem_and_no_error_of_ours(client: 
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["X-Request-Id"]
     assert "/predict/stream" in response.body.decode()
+    assert not_found(client) == before + 1
     assert '"level":"error"' not in logs.getvalue()
+
+
+def not_found(client: httpx.Client) -> float:
+    """How many requests were refused so."""
+    found = re.search(r'^serpentine_rejections_total{reason="not_found"} (\S+)$', client.get("/metrics").text, re.M)
+    assert found
+    return float(found[1])
