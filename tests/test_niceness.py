@@ -12,7 +12,7 @@ import pytest
 
 from service.api.context import Edge
 from service.features.types import Steps
-from service.niceness import ENGINE, WORKERS
+from service.niceness import ENGINE, WORKERS, give_way
 from tests.runtimes import StartRuntime, submit
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a niceness a thread is Linux's")
@@ -40,3 +40,11 @@ def test_the_threads_of_the_edge_give_way_as_the_engine_does(start_runtime: Star
         return niceness(threading.get_native_id())
 
     assert asyncio.run(edge.apart(of_a_thread)) == min(here + ENGINE, 19)
+
+
+def test_where_the_system_refuses_nothing_else_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    give_way(ENGINE)

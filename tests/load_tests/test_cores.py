@@ -26,6 +26,7 @@ def test_the_service_has_the_larger_half(
     found = halves()
     assert found is not None
     assert (found.service, found.clients) == (service, clients)
+    assert found.counts() == {"service": len(service), "client": len(clients)}
 
 
 def test_one_core_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
