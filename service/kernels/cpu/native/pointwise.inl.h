@@ -52,6 +52,8 @@ inline void widen_row(const uint16_t* x16, int d, float* x) {
     }
 }
 
+constexpr int kWeightsAhead = 4;  // blocks of channels, at which their taps are asked for
+
 // Taps: the number where it is known when compiling, so that the window stays in registers; 0 where it is not.
 template <int Taps>
 void convolve_taps(const ConvArgs& a) {
@@ -59,6 +61,7 @@ void convolve_taps(const ConvArgs& a) {
     F16 weight[Taps ? Taps : kMaxWindow], window[Taps ? Taps : kMaxWindow];
     for (int j = 0; j < taps; ++j) weight[j] = load(a.weight + j * kVector);
     for (int j = 0; a.next && j + 1 < taps; ++j) __builtin_prefetch(a.next + j * a.window_stride, 1);
+    for (int j = 0; a.next && j < taps; ++j) __builtin_prefetch(a.weight + (kWeightsAhead * taps + j) * kVector);
     for (int j = 0; j + 1 < taps; ++j)
         window[j] = a.fresh ? zero() : load(a.window + j * a.window_stride, a.channels);
     const F16 bias = load(a.bias);

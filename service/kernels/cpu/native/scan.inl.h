@@ -4,6 +4,7 @@ namespace serpentine::SERPENTINE_ISA {
 
 constexpr int kLocalStates = 512;  // most states that are moved next to each other, for a long sequence
 constexpr int kLongRows = 4;
+constexpr int kRatesAhead = 4;     // blocks of channels, at which a single step asks for their rates of decay
 
 struct State {
     float* h;
@@ -53,7 +54,10 @@ inline F16 step(const State& state, int states, F16 dt, F16 dtx, const float* A,
     const int count = kWhole ? kVector : state.count;
     const auto advance = [&](int n, F16 sum) {
         float* h = state.h + n * state.stride;
-        if (state.next) __builtin_prefetch(state.next + n * state.stride, 1);
+        if (state.next) {
+            __builtin_prefetch(state.next + n * state.stride, 1);
+            __builtin_prefetch(A + (kRatesAhead * states + n) * kVector);
+        }
         const F16 next = fma(decay<kInside>(dt, A + n * kVector), load(h, count), mul(dtx, broadcast(B[n])));
         store(h, next, count);
         return fma(broadcast(C[n]), next, sum);
