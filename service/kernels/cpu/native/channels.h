@@ -9,10 +9,10 @@ namespace serpentine {
 class Channels {
   public:
     Channels() = default;
-    // values [rows][channels]
-    Channels(const float* values, int rows, int channels, float factor = 1.0f) : rows_(rows) {
+    // values [rows][channels]; room: for what is small, or null
+    Channels(const float* values, int rows, int channels, float factor = 1.0f, Room* room = nullptr) : rows_(rows) {
         const int blocks = (channels + kVector - 1) / kVector;
-        packed_ = Buffer<float>(static_cast<size_t>(blocks) * static_cast<size_t>(rows) * kVector);
+        packed_ = Buffer<float>(static_cast<size_t>(blocks) * static_cast<size_t>(rows) * kVector, room);
         for (int r = 0; r < rows; ++r)
             for (int block = 0; block < blocks; ++block) {
                 const float* from = values + static_cast<ptrdiff_t>(r) * channels + block * kVector;

@@ -13,8 +13,8 @@ constexpr size_t kMostAhead = size_t{2} << 20;  // of states, while a layer's fi
 
 ptrdiff_t padded(int count) { return (count + 31) / 32 * 32; }
 
-Buffer<float> copied(const float* values, size_t count) {
-    Buffer<float> out(count);
+Buffer<float> copied(const float* values, size_t count, Room* room = nullptr) {
+    Buffer<float> out(count, room);
     std::copy_n(values, count, out.data());
     return out;
 }
@@ -71,15 +71,15 @@ void Mixture::add_layer(const MixtureLayerTensors& t) {
     const MixtureSizes& s = sizes_;
     const int projected = s.dt_rank + 2 * s.d_state;
     Layer layer;
-    layer.norm = copied(t.norm, static_cast<size_t>(s.d_model));
-    layer.in_proj = Packed(t.in_proj, nullptr, t.in_copies, 2 * s.d_inner, s.d_model, dtype_);
-    layer.x_proj = Packed(t.x_proj, nullptr, t.x_copies, projected, s.d_inner, dtype_);
-    layer.dt_proj = Packed(t.dt_proj, t.dt_bias, t.dt_copies, s.d_inner, s.dt_rank, dtype_);
-    layer.out_proj = Packed(t.out_proj, nullptr, t.out_copies, s.d_model, s.d_inner, dtype_);
-    layer.conv_weight = Channels(t.conv_weight, s.d_conv, s.d_inner);
-    layer.conv_bias = Channels(t.conv_bias, 1, s.d_inner);
-    layer.A = Channels(t.A, s.d_state, s.d_inner, kLog2e);
-    layer.D = Channels(t.D, 1, s.d_inner);
+    layer.norm = copied(t.norm, static_cast<size_t>(s.d_model), &room_);
+    layer.in_proj = Packed(t.in_proj, nullptr, t.in_copies, 2 * s.d_inner, s.d_model, dtype_, &room_);
+    layer.x_proj = Packed(t.x_proj, nullptr, t.x_copies, projected, s.d_inner, dtype_, &room_);
+    layer.dt_proj = Packed(t.dt_proj, t.dt_bias, t.dt_copies, s.d_inner, s.dt_rank, dtype_, &room_);
+    layer.out_proj = Packed(t.out_proj, nullptr, t.out_copies, s.d_model, s.d_inner, dtype_, &room_);
+    layer.conv_weight = Channels(t.conv_weight, s.d_conv, s.d_inner, 1.0f, &room_);
+    layer.conv_bias = Channels(t.conv_bias, 1, s.d_inner, 1.0f, &room_);
+    layer.A = Channels(t.A, s.d_state, s.d_inner, kLog2e, &room_);
+    layer.D = Channels(t.D, 1, s.d_inner, 1.0f, &room_);
     layers_.push_back(std::move(layer));
 }
 

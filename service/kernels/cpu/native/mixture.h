@@ -64,6 +64,7 @@ class Mixture {
     const Kernels& kernels_;
     int block_rows_;
     std::vector<int64_t> borders_;
+    Room room_;
     Buffer<float> embedding_, norm_f_;
     Buffer<uint16_t> embedding16_;
     Packed head_;

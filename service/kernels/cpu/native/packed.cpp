@@ -13,16 +13,17 @@ uint16_t rounded(float x) {
 
 }  // namespace
 
-Packed::Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype)
+Packed::Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype,
+               Room* room)
     : dtype_(dtype), copies_(copies), outputs_(outputs), inputs_(inputs) {
     panels_ = (vectors() + kPanel - 1) / kPanel;
     const bool pairs = dtype == Dtype::bf16;
     const size_t depth = static_cast<size_t>(pairs ? (inputs + 1) / 2 * 2 : inputs);
     copy_size_ = static_cast<size_t>(vectors()) * kVector * depth;
     if (pairs)
-        bf16_ = Buffer<uint16_t>(copy_size_ * static_cast<size_t>(copies));
+        bf16_ = Buffer<uint16_t>(copy_size_ * static_cast<size_t>(copies), room);
     else
-        f32_ = Buffer<float>(copy_size_ * static_cast<size_t>(copies));
+        f32_ = Buffer<float>(copy_size_ * static_cast<size_t>(copies), room);
     for (int m = 0; m < copies; ++m) {
         for (int panel = 0; panel < panels_; ++panel) {
             const int begin = panel_begin(panel), end = panel_begin(panel + 1);
@@ -41,7 +42,7 @@ Packed::Packed(const float* weight, const float* bias, int copies, int outputs, 
         }
     }
     if (!bias) return;
-    bias_ = Buffer<float>(static_cast<size_t>(copies) * static_cast<size_t>(outputs));
+    bias_ = Buffer<float>(static_cast<size_t>(copies) * static_cast<size_t>(outputs), room);
     std::copy_n(bias, bias_.size(), bias_.data());
 }
 

@@ -38,8 +38,9 @@ struct Wanted {
 class Packed {
   public:
     Packed() = default;
-    // weight [copies][outputs][inputs], bias [copies][outputs] or null
-    Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype);
+    // weight [copies][outputs][inputs], bias [copies][outputs] or null; room: for what is small, or null
+    Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype,
+           Room* room = nullptr);
 
     int outputs() const { return outputs_; }
     int copies() const { return copies_; }
