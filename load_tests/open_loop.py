@@ -8,6 +8,7 @@ a ledger.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import subprocess
@@ -162,16 +163,18 @@ class Clients:
             writer.close()
 
     async def closed(self) -> None:
-        """`in_flight` clients, each with one request at a time."""
-        end = time.perf_counter() + self.plan.seconds
+        """`in_flight` clients, each with one request at a time, that share the bodies in turn.
 
-        async def client(first: int) -> None:
-            number = first
+        With a body of its own, a client whose answers are quick would ask for more of them than another: the mixture
+        would not be that of `open`.
+        """
+        end, numbers = time.perf_counter() + self.plan.seconds, itertools.count()
+
+        async def client() -> None:
             while time.perf_counter() < end:
-                await self.ask(self.post(number), time.perf_counter())
-                number += self.plan.in_flight
+                await self.ask(self.post(next(numbers)), time.perf_counter())
 
-        await asyncio.gather(*(client(i) for i in range(self.plan.in_flight)))
+        await asyncio.gather(*(client() for _ in range(self.plan.in_flight)))
 
     async def open(self) -> None:
         """By the clock, whatever is still in flight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from load_tests import payloads
 from load_tests.ledger import Call, read
-from load_tests.open_loop import Clients, Plan, run
+from load_tests.open_loop import BODIES, Clients, Plan, run
 from load_tests.report import checks
 from load_tests.service import Service
 from service.metrics import Metrics
@@ -63,3 +64,20 @@ def test_what_gets_no_answer_is_lost(tmp_path: Path) -> None:
     calls = read(tmp_path / "ledger")
     assert [call.lost for call in calls] == [True, True]
     assert "Connect" in str(calls[0].fault)
+
+
+def test_clients_that_ask_again_share_the_bodies_however_long_each_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the bodies take four times as long; the mixture is that of requests by the clock all the same."""
+    clients = Clients(Plan("http://127.0.0.1:1", "", ("generation",), seconds=0.5, in_flight=BODIES))
+    asked = Counter[int]()
+
+    async def ask(post: payloads.Post, due: float) -> int:
+        number = clients.posts.index(post)
+        asked[number] += 1
+        await asyncio.sleep(0.02 if number % 2 else 0.005)
+        return 200
+
+    monkeypatch.setattr(clients, "ask", ask)
+    asyncio.run(clients.closed())
+    assert len(asked) == BODIES
+    assert max(asked.values()) - min(asked.values()) <= 1
