@@ -105,7 +105,7 @@ def assert_same_answer(ended: dict[str, Any], whole: dict[str, Any]) -> None:
         assert ended[name] == pytest.approx(whole[name], abs=1e-5)
     assert ended["probabilities"] == pytest.approx(whole["probabilities"], abs=1e-5)
     assert (ended["label"], ended["abstained"], ended["usage"]) == (whole["label"], whole["abstained"], whole["usage"])
-    assert (ended["interval"] is None) == (whole["interval"] is None)
+    assert ended["interval"] == (whole["interval"] and pytest.approx(whole["interval"], abs=1e-5))
     steps = {name: reading and {"steps": reading["steps"]} for name, reading in whole["modalities"].items()}
     assert ended["modalities"] == steps
 

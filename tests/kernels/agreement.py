@@ -63,4 +63,5 @@ def assert_refused(coupled_scan: Op, name: str, wrong: Tensor) -> None:
     with pytest.raises(ValueError, match=rf"coupled_scan: .*{'dt' if name == 'x' else name}"):
         coupled_scan(**(arguments | {name: wrong}))
     assert arguments["state"].isnan().all()
+    assert not arguments["started"].any()
     coupled_scan(**arguments)
