@@ -79,6 +79,10 @@ class KeptStream:
             log.warning("a stream's end could not be written: %s", error.detail, extra={"session": self.id})
             self._held.release()
 
+    def let_go(self) -> None:
+        """Let go of the session as it was last written: a message was taken in part, and is to come again."""
+        self._held.release()
+
     def abandon(self) -> None:
         """Let go of the session as it was; what was begun for the stream is forgotten."""
         if self.own:

@@ -58,13 +58,14 @@ class _Stream:
 
     messages  read so far, the start not counted; an error tells which of them it is about
     done      nothing of it is left to be written
+    in_part   a message is being taken, or could not be to its end
     """
 
     def __init__(self, edge: Edge, websocket: WebSocket, caller: Caller) -> None:
         self.edge, self.websocket, self.caller = edge, websocket, caller
         self.socket = Socket(edge, websocket, caller.id)
         self.settings, self.metrics = edge.runtime.settings, edge.runtime.metrics
-        self.messages, self.done = 0, False
+        self.messages, self.done, self.in_part = 0, False, False
 
     async def serve(self) -> None:
         """The socket's life. What is refused before it begins is an HTTP response."""
@@ -149,6 +150,7 @@ class _Stream:
             await self.socket.fail(error)
             raise Closed(LATER, error.code) from None
         except ServiceError as error:
+            self.in_part = False  # that of it which is wrong has been told
             await self.socket.fail(error, message=self.messages)
         except (WebSocketDisconnect, Closed):
             raise
@@ -172,10 +174,10 @@ class _Stream:
             raise Closed(POLICY, error.code) from None
 
     async def _leave(self, session: LiveSession, kept: KeptStream) -> None:
-        """Write the session for whoever goes on with it. Once is enough."""
+        """Write the session for whoever goes on with it, unless steps of a message are missing. Once is enough."""
         if not self.done:
             self.done = True
-            await self.edge.apart(lambda: kept.leave(session.snapshot()))
+            await self.edge.apart(kept.let_go if self.in_part else lambda: kept.leave(session.snapshot()))
 
     async def _answer(self, session: LiveSession, kept: KeptStream, message: Mapping[str, Any]) -> None:
         text, data = message.get("text"), message.get("bytes")
@@ -184,10 +186,14 @@ class _Stream:
         else:
             assert isinstance(data, bytes)
             read = await self.edge.offload(len(data), read_binary, data)
+        self.in_part = True
         if isinstance(read, Frame):
-            await self._measured(await session.take(read))
+            measured = await session.take(read)
+            self.in_part = False
+            await self._measured(measured)
         elif isinstance(read, EndSegment):
             measured, end = await session.end_segment(read.t)
+            self.in_part = False
             await self._measured(measured)
             await self.socket.send(ended("segment.ended", end))
         else:

@@ -80,7 +80,9 @@ class Streaming:
 
 @contextmanager
 def streaming(url: str) -> Generator[Streaming, None, None]:
-    with connect(url.replace("http", "ws") + "/predict/stream", max_size=None, open_timeout=60) as socket:
+    with connect(
+        url.replace("http", "ws") + "/predict/stream", max_size=None, max_queue=None, open_timeout=60
+    ) as socket:
         yield Streaming(socket)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.errors import Draining, EngineDown, ServiceError
 from service.runtime import Runtime
 from tests.api.bodies import clip
 from tests.api.serving import serving
@@ -90,3 +92,31 @@ def test_a_stream_is_written_now_and_then(url: str, stream: Streaming, monkeypat
     stream.frame(t=1.0, audio=clip(1, audio=1)["audio"])
     assert stream.closed() == 1008
     assert stream.errors[-1]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("error", [Draining, EngineDown])
+def test_a_message_that_was_taken_in_part_is_to_come_again(
+    url: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: type[ServiceError]
+) -> None:
+    monkeypatch.setattr("service.live_keeping.CHECKPOINT_S", 0.0)
+    features = clip(11, audio=12, text=12)
+
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        raise error("not now")
+
+    with streaming(url) as stream:
+        id = stream.start(lag_ms=0)["session_id"]
+        for frame in frames(features, range(5)):
+            stream.frame(**frame)
+        while httpx.get(f"{url}/sessions/{id}").json()["version"] < 5:
+            time.sleep(0.01)
+        with monkeypatch.context() as patched:
+            patched.setattr(runtime, "advance", refuse)
+            stream.frame(**frames(features, range(5, 6))[0])
+            assert stream.closed() == 1013
+    assert_nobody_streams(runtime)
+    with streaming(url) as stream:
+        assert stream.start(session_id=id, lag_ms=0)["messages"] == 5
+        for frame in frames(features, range(5, 12)):
+            stream.frame(**frame)
+        assert_same_answer(stream.end(), ask_whole(url, features))
