@@ -77,16 +77,22 @@ def spectrum(pcm: Tensor, spec: MelSpec) -> Tensor:
 
 def sound(spectrum: Tensor, spec: MelSpec) -> Tensor:
     """The sound whose spectrum is nearest, in least squares: overlap-add. [b, bins, t] complex -> [b, t·hop]"""
-    window, frames = _window(spec.n_fft), spectrum.shape[-1]
-    pieces = torch.fft.irfft(spectrum, n=spec.n_fft, dim=1) * window[:, None]  # [b, n_fft, t]
-    squares = (window * window)[None, :, None].expand(1, -1, frames)
-    length, edge = (frames - 1) * spec.hop + spec.n_fft, (spec.n_fft - spec.hop) // 2
+    pieces = torch.fft.irfft(spectrum, n=spec.n_fft, dim=1) * _window(spec.n_fft)[:, None]  # [b, n_fft, t]
+    return _overlap_add(pieces, spec) / _overlapping(spec, spectrum.shape[-1])
 
-    def overlap_add(parts: Tensor) -> Tensor:
-        summed = F.fold(parts, (1, length), (1, spec.n_fft), stride=(1, spec.hop))
-        return summed[:, 0, 0, edge : length - edge]
 
-    return overlap_add(pieces) / overlap_add(squares).clamp(min=1e-3)
+def _overlap_add(pieces: Tensor, spec: MelSpec) -> Tensor:
+    """[b, n_fft, t] -> [b, t·hop]"""
+    length, edge = (pieces.shape[-1] - 1) * spec.hop + spec.n_fft, (spec.n_fft - spec.hop) // 2
+    summed = F.fold(pieces, (1, length), (1, spec.n_fft), stride=(1, spec.hop))
+    return summed[:, 0, 0, edge : length - edge]
+
+
+@lru_cache(maxsize=128)
+def _overlapping(spec: MelSpec, frames: int) -> Tensor:
+    """What the windows' squares come to at each sample of so many frames: Griffin-Lim asks for it 41 times a clip."""
+    window = _window(spec.n_fft)
+    return _overlap_add((window * window)[None, :, None].expand(1, -1, frames), spec).clamp(min=1e-3)
 
 
 def log_mel(pcm: Tensor, spec: MelSpec) -> Tensor:
