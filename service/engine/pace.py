@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 WEIGHT = 1 / 16  # of the latest interval in their mean
-SHARE = 0.5  # of the time that a request has left, which may pass before its turn
+SHARE = 0.45  # of the time that a request has left, which may pass before its turn
 
 
 class Pace:
