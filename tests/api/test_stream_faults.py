@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,41 @@ async def test_a_client_that_does_not_read_is_given_up(tiny_checkpoint: Path) ->
     assert sample("serpentine_cancellations_total", {"phase": "stream"}) == 1
     assert (gate.streams, gate.running) == (0, 0)
     assert_nobody_streams(runtime)
+    runtime.close(0)
+
+
+@pytest.mark.anyio
+async def test_a_stream_that_is_cut_within_a_message_is_as_it_was_last_written(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, taking, sent = live_runtime(tiny_checkpoint), asyncio.Event(), []
+    texts = [
+        {"type": "session.start", "lag_ms": 0},
+        {"type": "frame", "t": 0, "audio": [[0.0] * 5] * 3},
+    ]
+    coming = iter(
+        [{"type": "websocket.connect"}, *({"type": "websocket.receive", "text": json.dumps(t)} for t in texts)]
+    )
+
+    def never(*arguments: Any, **keywords: Any) -> Future[Any]:
+        taking.set()
+        return Future()
+
+    async def receive() -> Any:
+        return next(coming)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    monkeypatch.setattr(runtime, "advance", never)
+    scope = {"type": "websocket", "path": "/predict/stream", "query_string": b"", "headers": [], "subprotocols": []}
+    serving = asyncio.create_task(create_app(runtime)(scope, receive, send))
+    await asyncio.wait_for(taking.wait(), 60)
+    serving.cancel()
+    await asyncio.wait([serving])
+    kept = runtime.sessions.show(json.loads(sent[1]["text"])["session_id"])
+    assert (kept.version, dict(kept.snapshot.notes)) == (0, {})
+    runtime.sessions.acquire(kept.id, 1.0).release()  # and it is free
     runtime.close(0)
 
 
