@@ -153,6 +153,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str | int]]] = {
         as_json(clip(audio=2)) | {"headers": {**JSON, "X-Deadline-Ms": "1e3"}},
         ["header", "X-Deadline-Ms"],
     ),
+    "priority that is none": (
+        as_json(clip(audio=2)) | {"headers": {**JSON, "X-Priority": "urgent"}},
+        ["header", "X-Priority"],
+    ),
     "header that came twice": (
         as_json(clip(audio=2)) | {"headers": [*JSON.items(), ("X-Deadline-Ms", "9000"), ("X-Deadline-Ms", "90000")]},
         ["header", "X-Deadline-Ms"],

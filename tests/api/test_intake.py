@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.bodies import as_json, clip
+from tests.engine.clips import Hooked
 
 Address = tuple[str, int]
 
@@ -55,6 +56,14 @@ def test_half_a_body_is_given_up_and_leaves_nothing(runtime: Runtime, send: Call
     status, problem = answer(connection)
     assert (status, problem["code"]) == (408, "request_timeout")
     assert held(runtime, 0)
+
+
+def test_an_answer_may_take_longer_than_a_body_may_pause(
+    runtime: Runtime, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = runtime.model(None).lane.runner
+    monkeypatch.setattr(runner, "model", Hooked(runner.model, before=lambda *_: time.sleep(0.6)))
+    assert httpx.post(f"{url}/predict", timeout=30, **as_json(clip(audio=3))).status_code == 200
 
 
 def test_a_body_that_is_said_and_never_sent_keeps_nobody_out(

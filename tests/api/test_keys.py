@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
 from tests.api.bodies import SAFETENSORS, as_json, clip
+from tests.api.streaming import Streaming
 
 LIMITS: dict[str, dict[str, Any]] = {
     "alice": {},
@@ -27,6 +28,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "few": {"sessions": 1, "streams": 1},
     "later": {"priority": "batch"},
     "small": {"steps_per_minute": 5},
+    "owing": {"steps_per_minute": 5},
 }
 Ask = Callable[..., httpx.Response]
 
@@ -200,6 +202,16 @@ def test_sessions_and_sockets_of_a_key(ask: Ask, url: str, secrets: dict[str, st
         assert json.loads(socket.recv(60))["code"] == "rate_limited"
     assert ask("few", "DELETE", f"/sessions/{id}").status_code == 204
     assert ask("few", "POST", "/sessions", json={"model": "tiny"}).status_code == 200
+
+
+def test_a_stream_that_owes_more_than_it_may_wait_for_is_closed(url: str, secrets: dict[str, str]) -> None:
+    address = url.replace("http", "ws") + "/predict/stream"
+    with connect(address, additional_headers={"X-API-Key": secrets["owing"]}) as socket:
+        stream = Streaming(socket)
+        stream.start(lag_ms=0)
+        stream.frame(t=0.0, audio=clip(audio=40)["audio"])
+        assert stream.closed() == 1013
+    assert [error["code"] for error in stream.errors] == ["rate_limited"]
 
 
 def test_a_priority_can_be_lowered_only(ask: Ask) -> None:

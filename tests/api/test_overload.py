@@ -56,6 +56,11 @@ def test_a_deadline_in_the_body_counts_too(url: str) -> None:
 
 
 @pytest.mark.usefixtures("busy")
+def test_what_is_no_work_is_told_so_still(url: str) -> None:
+    assert httpx.get(f"{url}/predict", timeout=20, headers={"X-Deadline-Ms": "1000"}).status_code == 405
+
+
+@pytest.mark.usefixtures("busy")
 def test_who_can_wait_is_let_in(url: str) -> None:
     assert httpx.post(f"{url}/predict", timeout=20, **as_json(clip(0, text=4))).status_code == 200
 

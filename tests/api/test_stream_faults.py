@@ -48,6 +48,7 @@ def test_silence_ends_a_stream(tiny_checkpoint: Path) -> None:
         assert [error["code"] for error in stream.errors] == ["request_timeout"]
         failures = httpx.get(f"{url}/metrics").text
     assert 'serpentine_failures_total{reason="deadline_exceeded"} 0.0' in failures  # it is its client's silence
+    assert 'serpentine_rejections_total{reason="request_timeout"} 1.0' in failures
 
 
 def test_a_client_that_vanishes_leaves_nothing(url: str, runtime: Runtime) -> None:
