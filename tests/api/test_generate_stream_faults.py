@@ -159,15 +159,6 @@ async def test_a_stream_that_is_closed_or_abandoned_cancels_its_work(told: Calla
     assert two.future.cancelled()
 
 
-async def test_a_stream_begins_with_its_first_token_even_where_that_tells_nothing(told: Callable[..., Told]) -> None:
-    one = told()
-    half = "é".encode()[0]  # of a character
-    await asyncio.wait_for(one.begin(half), 20)
-    one.end(half)
-    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
-    assert events[0]["type"] == "response.created"
-
-
 async def test_a_slow_reader_holds_nobody_up(told: Callable[..., Told]) -> None:
     """The engine tells on, and what was told is there when the reader comes."""
     one = told()

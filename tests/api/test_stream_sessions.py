@@ -120,3 +120,15 @@ def test_a_message_that_was_taken_in_part_is_to_come_again(
         for frame in frames(features, range(5, 12)):
             stream.frame(**frame)
         assert_same_answer(stream.end(), ask_whole(url, features))
+
+
+def test_a_message_that_was_wrong_is_no_part_of_one(url: str, runtime: Runtime) -> None:
+    with streaming(url) as stream:
+        id = stream.start(lag_ms=0)["session_id"]
+        stream.frame(t=0.0, audio=clip(1, audio=2)["audio"])
+        stream.frame(t=0.1, audio=[[0.0] * 3])  # of another width
+        stream.read("error")
+    assert_nobody_streams(runtime)
+    with streaming(url) as stream:
+        assert stream.start(session_id=id, lag_ms=0)["messages"] == 2
+        stream.end()

@@ -227,6 +227,7 @@ NEITHER = np.full(DAMAGED.rows["started"].shape, 2, np.uint8).view(np.bool_)
         (save({"x": SSM}), "metadata"),
         (forged(format="serpentine-snapshot-9"), "format"),
         (forged(steps="-1"), "steps"),
+        (forged(instructions="x" * 201), "instructions"),
         (forged(steps="9" * 19), "steps"),
         (forged(steps="²"), "steps"),
         (forged(notes="[1]"), "notes"),
