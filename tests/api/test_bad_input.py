@@ -230,6 +230,7 @@ async def test_the_rest(client: httpx.AsyncClient, request_: dict[str, Any], sta
         ({"deadline_ms": -5}, "deadline_ms: at least 1 is expected, -5 came"),
         ({"deadline_ms": 10**30}, "deadline_ms: a whole number of 64 bits is expected, 1e+30 came"),
         ({"timeline": "yes"}, "timeline: true or false is expected, 'yes' came"),
+        ({"timeline": {"a": 1}}, "timeline: true or false is expected, an object came"),
         ({"model": ["a"] * 7}, "model: a string is expected, a list of 7 came"),
         ({"media": None, "features": 1.5}, "features: an object is expected, 1.5 came"),
         ({"media": {"audio": "x" * 99}}, "media.audio: an object is expected, a string of 99 characters came"),
@@ -244,6 +245,17 @@ async def test_a_field_that_is_wrong_says_what_came_and_what_was_expected(
     client: httpx.AsyncClient, fields: dict[str, Any], detail: str
 ) -> None:
     assert (await client.post("/predict", **body(json.dumps(fields).encode()))).json()["detail"] == detail
+
+
+@pytest.mark.parametrize("given", ["soon", "0"])
+async def test_a_header_that_is_wrong_says_what_came_and_what_was_expected(
+    client: httpx.AsyncClient, given: str
+) -> None:
+    request_ = as_json(clip(audio=2))
+    refused = await client.post("/predict", **(request_ | {"headers": {**JSON, "X-Deadline-Ms": given}}))
+    check(refused, 422, "invalid_input")
+    expected = "a positive whole number of milliseconds is expected"
+    assert refused.json()["detail"] == f"header.X-Deadline-Ms: {expected}, {given!r} came"
 
 
 async def test_a_width_that_is_wrong_says_what_came_and_what_was_expected(client: httpx.AsyncClient) -> None:
