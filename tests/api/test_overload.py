@@ -46,7 +46,9 @@ def test_the_refusal_does_not_wait_for_the_body(url: str, runtime: Runtime) -> N
     assert b"retry-after: 10\r\n" in answer.lower()
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "overloaded"
     labels = {"endpoint": "/predict", "status": "503"}  # though it was not routed
-    assert runtime.metrics.registry.get_sample_value("serpentine_request_duration_seconds_count", labels) == 1
+    sample = runtime.metrics.registry.get_sample_value
+    assert sample("serpentine_request_duration_seconds_count", labels) == 1
+    assert sample("serpentine_rejections_total", {"reason": "overloaded"}) == 1
 
 
 @pytest.mark.usefixtures("busy")

@@ -95,3 +95,11 @@ def test_the_pace_follows_a_change(clock: Clock) -> None:
     answers(pace, clock, 50, 0.02)
     answers(pace, clock, 100, 0.2)
     assert pace.wait_s() == pytest.approx(0.2, rel=0.05)
+
+
+def test_a_newcomer_finds_a_turn_of_each_key_ahead_of_it_for_each_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace()
+    for key in ("a", "a", "a", "a", "a", "b"):
+        pace.enter(key)
+    monkeypatch.setattr(pace, "_interval_s", 1.0)
+    assert [pace.wait_s(key) for key in ("a", "b", "c")] == [6.0, 4.0, 3.0]
