@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,11 @@ def bars(summary: Mapping[str, Mapping[str, Figures]]) -> str:
     return table(["figure", "bar", "met", *(VARIANTS[v] for v in VARIANTS if v in summary)], rows)
 
 
+def sampling_error(share: float, n: int) -> float:
+    """The standard error of a share of `n` clips."""
+    return math.sqrt(share * (1 - share) / n)
+
+
 def seeds_of(summary: Mapping[str, Mapping[str, Figures]]) -> str:
     """`mean 5, gru 5, …`: how many seeds each variant's figures are of."""
     counts = []
@@ -183,6 +189,8 @@ def write(path: Path, results: Path) -> None:
     last = adapter[-1]
     label = found["calibration"]["label"]
     sst, meld = found["tests"]["sst_test"], found["tests"]["meld_test"]
+    cv, counted = found["cv"]["mean"], found["calibration"]["subsets"]
+    sentences, clips = counted["text"]["clips"], counted["audio+video"]["clips"]
     curves = {name: entry["risk_coverage"] for name, entry in label["by_subset"].items()}
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_text(risk_coverage_svg(curves), "utf-8")
@@ -195,7 +203,11 @@ def write(path: Path, results: Path) -> None:
             limits=LIMITS,
             bars=bars(found["cv"]),
             seeds=seeds_of(found["cv"]),
-            ablations=ablations(found["cv"]["mean"]),
+            sentences=f"{sentences:,}",
+            clips=f"{clips:,}",
+            error_text=f"{sampling_error(cv['text/mosi']['acc2']['mean'], sentences):.3f}",
+            error_acted=f"{sampling_error(cv['audio+video/ravdess']['label']['mean'], clips):.3f}",
+            ablations=ablations(cv),
             missing=missing(found["cv"]),
             intervals=intervals(found["calibration"]),
             coverage=found["calibration"]["coverage_aimed_at"],
