@@ -19,7 +19,7 @@ class Bar:
 
 def _bars() -> dict[tuple[str, str], Bar]:
     style, stepwise = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
-    bf16, llama = "transformers, bf16", "llama.cpp, bf16"
+    authors, bf16, llama = "PyTorch, as the authors' code goes", "transformers, bf16", "llama.cpp, bf16"
     decode = "decode/mamba-130m, bf16"
     bars = {
         (f"{decode}/1 at once", bf16): Bar(2.7, 0.85),
@@ -29,8 +29,8 @@ def _bars() -> dict[tuple[str, str], Bar]:
         (f"{decode}/8 at once", llama): Bar(4.5),
         (f"{decode}/32 at once", llama): Bar(11),
         (f"{decode}/prompt of 512", "transformers, fp32"): Bar(12),
-        ("predict_engine/layers/1 clip", style): Bar(25),
-        ("predict_engine/layers/32 clips", style): Bar(30),
+        ("predict_engine/layers/1 clip", authors): Bar(25),
+        ("predict_engine/layers/32 clips", authors): Bar(30),
         ("digits_trio/a token, 1 at once", "ours, the reference backend"): Bar(10),
     }
     for n in (16, 64):

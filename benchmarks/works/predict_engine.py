@@ -1,7 +1,8 @@
 """One clip and 32 clips of 50 steps of three modalities, through the engine: submitted -> the last result is there.
 
 `layers` is the released layout with the sizes it has for MOSEI; `mean` is the coupled recurrence with the sizes of a
-bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), called
+bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), the
+released one also in the order and layout in which its authors' code runs it without its CUDA kernels; they are called
 directly, the clips as one batch: the engine's queue, thread and packing count against us.
 """
 
@@ -34,7 +35,8 @@ LIMITS = Limits(slots=64, chunk_steps=512, step_budget=4096)  # the service's de
 TOLERANCE = 1e-4
 
 MAMBA_STYLE, STEPWISE = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
-FORMS = (MAMBA_STYLE, STEPWISE)
+AUTHORS = "PyTorch, as the authors' code goes"
+FORMS = (AUTHORS, MAMBA_STYLE, STEPWISE)
 
 Model = Callable[[], tuple[CoupledMamba, dict[str, nn.Module]]]  # ours, and the rivals by their names
 
@@ -62,11 +64,11 @@ COUPLED = CoupledMambaConfig(
 
 
 def run(bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS) -> Iterator[Figure]:
-    """Both models, both counts, against both forms of the rival's scan."""
+    """Both models, both counts, against every one of `forms` that the rival has."""
     for build in models or (released, coupled):
         torch.manual_seed(0)
         ours, rivals = build()
-        rivals = {name: rivals[name] for name in forms}
+        rivals = {name: rivals[name] for name in forms if name in rivals}
         engine = Engine([lane_of(ours)], threads=1)
         engine.start()
         try:
@@ -79,12 +81,14 @@ def run(bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str
 def released() -> tuple[CoupledMamba, dict[str, nn.Module]]:
     """The released model, read from the rival's weights by the converter of released checkpoints."""
     rivals = {
-        MAMBA_STYLE: peers.Released(RELEASED),
+        AUTHORS: peers.Released(RELEASED),
+        MAMBA_STYLE: peers.Released(RELEASED, peers.selective_scan),
         STEPWISE: peers.Released(RELEASED, peers.selective_scan_lean),
     }
-    first, second = (rival.eval().requires_grad_(False) for rival in rivals.values())
+    first, *others = (rival.eval().requires_grad_(False) for rival in rivals.values())
     _outspoken(first)
-    second.load_state_dict(first.state_dict())
+    for other in others:
+        other.load_state_dict(first.state_dict())
     return coupled_mamba_from_release(first.state_dict()), rivals
 
 

@@ -16,8 +16,8 @@ from tests.checkpoints import model_config, random_model
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-@pytest.mark.parametrize("scan", [peers.selective_scan, peers.selective_scan_lean])
-def test_released_gives_what_the_released_code_gave(scan: peers.Scan) -> None:
+@pytest.mark.parametrize("scan", [None, peers.selective_scan, peers.selective_scan_lean])
+def test_released_gives_what_the_released_code_gave(scan: peers.Scan | None) -> None:
     weights = load_file(GOLDEN / "coupled_release_shared_weights.safetensors")
     io = load_file(GOLDEN / "coupled_release_shared_io.safetensors")
     rival = peers.Released(coupled_mamba_from_release(weights).config, scan).eval()
@@ -25,6 +25,22 @@ def test_released_gives_what_the_released_code_gave(scan: peers.Scan) -> None:
     with torch.inference_mode():
         y = rival({"text": io["text"], "audio": io["audio"], "video": io["vision"]})
     torch.testing.assert_close(y, io["y"], atol=1e-5, rtol=0)
+
+
+def test_the_authors_order_lays_channels_before_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan, seen = peers._channels_first_scan, []
+
+    def watched(*tensors: Tensor) -> Tensor:
+        seen.extend(t.stride() for t in (*tensors[:2], *tensors[3:5]))
+        return scan(*tensors)
+
+    monkeypatch.setattr(peers, "_channels_first_scan", watched)
+    weights = load_file(GOLDEN / "coupled_release_shared_weights.safetensors")
+    rival = peers.Released(coupled_mamba_from_release(weights).config).eval()
+    mixer = rival.layers[0]["mixer"]
+    with torch.inference_mode():
+        peers.channels_first(mixer, torch.randn(2, 9, mixer.in_proj.in_features))
+    assert all(stride[-1] == 1 for stride in seen)  # the steps of a channel lie next to each other
 
 
 @pytest.mark.parametrize("scan", [peers.coupled_scan, peers.coupled_scan_lean])

@@ -45,8 +45,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_predict_engine_times_both_models() -> None:
     figures = list(predict_engine.run(BENCH))
-    works = [f"predict_engine/{coupling}/{count}" for coupling in ("layers", "mean") for count in ("1 clip", "2 clips")]
-    assert [figure.work for figure in figures[::2]] == works
+    forms = {"layers": predict_engine.FORMS, "mean": predict_engine.FORMS[1:]}
+    expected = [
+        (f"predict_engine/{coupling}/{count}", form)
+        for coupling in forms
+        for count in ("1 clip", "2 clips")
+        for form in forms[coupling]
+    ]
+    assert [(figure.work, figure.peer_name) for figure in figures] == expected
     assert all(figure.floor_fraction > 0 and figure.disagreement < 1e-4 for figure in figures)
 
 
