@@ -38,9 +38,8 @@ class Runner(ABC, Generic[P]):
         self._seen = [0] * (slots + 1)  # steps of the sequence on each slot
         own = getattr(model, "isa", None)
         self._instructions = frozenset[str]() if own is None else frozenset({own})
-        self._through = [self._instructions] * (
-            slots + 1
-        )  # the instruction sets that each slot's sequence came through
+        # The instruction sets that the sequence on each slot came through.
+        self._through = [self._instructions] * (slots + 1)
 
     @property
     def same_bits(self) -> bool:
