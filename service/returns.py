@@ -37,12 +37,15 @@ class Returns:
     def put(self, work: Callable[[], object]) -> None:
         """From any thread. What it raises is logged."""
         self._waiting.append(work)
-        if self._loop is None:
+        loop = self._loop  # which may be given up meanwhile
+        if loop is None:
             self._do_all()
         elif not self._woken:
             self._woken = True
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                self._loop.call_soon_threadsafe(self._do_all)
+            try:
+                loop.call_soon_threadsafe(self._do_all)
+            except RuntimeError:  # it is closed
+                self._do_all()
 
     def _do_all(self) -> None:
         self._woken = False  # before the deque is emptied: what comes from now on wakes again

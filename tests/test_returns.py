@@ -77,11 +77,13 @@ def test_what_fails_is_logged_and_the_rest_is_done(caplog: pytest.LogCaptureFixt
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_loop_that_is_closed_takes_nothing_and_nobody_fails() -> None:
-    returns = Returns()
+def test_where_the_loop_is_closed_it_is_done_where_it_is_handed_over() -> None:
+    returns, done = Returns(), []
 
     async def main() -> None:
         returns.use(asyncio.get_running_loop())
 
     asyncio.run(main())
-    returns.put(lambda: None)
+    returns.put(lambda: done.append("first"))
+    returns.put(lambda: done.append("second"))
+    assert done == ["first", "second"]

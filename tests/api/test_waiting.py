@@ -27,6 +27,14 @@ class Client:
         return {"type": "http.disconnect"}
 
 
+async def endless(ended: asyncio.Event) -> None:
+    """Work that ends where it is cancelled, and tells so."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+
+
 async def test_the_answer_comes_and_nobody_listens_for_the_client_any_more() -> None:
     client, before = Client(), asyncio.all_tasks()
     assert await unless_gone(client.request(), asyncio.sleep(0, "answer")) == "answer"
@@ -36,16 +44,9 @@ async def test_the_answer_comes_and_nobody_listens_for_the_client_any_more() -> 
 
 async def test_a_client_that_goes_ends_the_work() -> None:
     client, ended = Client(), asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
     asyncio.get_running_loop().call_later(0.01, client.gone.set)
     with pytest.raises(ClientDisconnect):
-        await unless_gone(client.request(), work())
+        await unless_gone(client.request(), endless(ended))
     assert ended.is_set()
     task = asyncio.current_task()
     assert task is not None
@@ -67,14 +68,7 @@ async def test_a_client_that_goes_as_the_answer_comes_cancels_nothing_after_it()
 
 async def test_who_cancels_the_waiting_cancels_the_work_and_no_client_is_blamed() -> None:
     client, ended = Client(), asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-
-    waiting = asyncio.create_task(unless_gone(client.request(), work()))
+    waiting = asyncio.create_task(unless_gone(client.request(), endless(ended)))
     await asyncio.sleep(0.01)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
