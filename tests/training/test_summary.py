@@ -103,3 +103,8 @@ def test_the_card_says_which_bar_is_missed() -> None:
     assert "MAE" in missed[0]
     assert "eight emotions" in missed[1]
     assert "0.810 ± 0.010" in missed[0]
+
+
+def test_the_card_says_how_far_chance_moves_a_share() -> None:
+    assert card.sampling_error(0.5, 100) == pytest.approx(0.05)
+    assert card.sampling_error(0.9, 900) == pytest.approx(0.01)
