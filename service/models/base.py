@@ -103,13 +103,15 @@ def check_state(tensors: Mapping[str, StateTensor], state: State, device: torch.
         tensor = state.get(name)
         if tensor is None:
             raise ValueError(f"state: {name} is missing; there are {sorted(state)}")
-        slots = tensor.shape[0] if slots is None else slots
-        if tensor.shape != (slots, *expected.shape) or tensor.dtype != expected.dtype:
+        shape = tensor.shape
+        slots = shape[0] if slots is None else slots
+        if shape != (slots, *expected.shape) or tensor.dtype != expected.dtype:
             raise ValueError(
-                f"state: {name} is {list(tensor.shape)} {tensor.dtype}, "
-                f"expected {[slots, *expected.shape]} {expected.dtype}"
+                f"state: {name} is {list(shape)} {tensor.dtype}, expected {[slots, *expected.shape]} {expected.dtype}"
             )
-        if not tensor.is_contiguous() or tensor.device.type != device.type:
+        where = tensor.device
+        elsewhere = where != device and where.type != device.type  # the type of one is a new string: slower than both
+        if not tensor.is_contiguous() or elsewhere:
             raise ValueError(
                 f"state: {name} must be contiguous on {device.type}, got {tensor.stride()} on {tensor.device}"
             )

@@ -42,8 +42,9 @@ class CoupledMambaProgram:
         block_rows: int = BLOCK_ROWS,
     ) -> None:
         self.config, self.dtype, self.isa, self.threads = model.config, dtype, isa, threads or THREADS
+        self.device = torch.device("cpu")
         self._tensors = model.state_tensors()
-        self._split = model.split
+        self._split, self._width = model.split, sum(model.config.outputs.values())
         self._held: list[Tensor] = []  # what C++ copies from, while it does
         c = model.config
         self._native = _native.Coupled(
@@ -54,7 +55,7 @@ class CoupledMambaProgram:
             d_conv=c.d_conv,
             dt_rank=c.dt_rank,
             d_head=c.d_head,
-            outputs=sum(c.outputs.values()),
+            outputs=self._width,
             eps=EPS,
             rank_one=c.state_chains == 1 and len(c.modalities) > 1,
             renormalise=c.coupling != "sum",
@@ -142,11 +143,10 @@ class CoupledMambaProgram:
         rows = check_features(chunk, self.config.modalities)
         inputs = [chunk.inputs[name].contiguous() for name in self.config.modalities]
         present = chunk.present.contiguous()
-        slots = check_state(self._tensors, state, torch.device("cpu"))
+        slots = check_state(self._tensors, state, self.device)
         packing, held = chunk_packing(chunk, rows, slots)
-        width = sum(self.config.outputs.values())
         with allocating():  # all that a step needs beside its workspace
-            outputs = torch.empty(chunk.reads.shape[0], 2 * width if chunk.alone else width)
+            outputs = torch.empty(chunk.reads.shape[0], 2 * self._width if chunk.alone else self._width)
         self._native.run(
             packing,
             [values.data_ptr() for values in inputs],

@@ -11,17 +11,18 @@ from service.models.base import Packing
 
 def chunk_packing(chunk: Packing, rows: int, slots_of_pool: int) -> tuple[_native.Packing, list[Tensor]]:
     """A chunk's packing for C++, which checks the values; and the tensors that it points into, to be held meanwhile."""
-    count = chunk.slots.shape[0]
-    held = []
-    for name, dtype, shape in (
-        ("offsets", torch.int64, (count + 1,)),
-        ("slots", torch.int64, (count,)),
-        ("fresh", torch.bool, (count,)),
-        ("reads", torch.int64, (chunk.reads.shape[0],)),
-    ):
-        tensor: Tensor = getattr(chunk, name)
-        if tensor.dtype != dtype or tensor.shape != shape:
-            raise ValueError(f"{name}: expected {list(shape)} {dtype}, got {list(tensor.shape)} {tensor.dtype}")
-        held.append(tensor.contiguous())
-    offsets, slots, fresh, reads = (tensor.data_ptr() for tensor in held)
-    return _native.Packing(rows, count, slots_of_pool, offsets, slots, fresh, held[3].shape[0], reads), held
+    count, reads = chunk.slots.shape[0], chunk.reads.shape[0]
+    held = [
+        _ready("offsets", chunk.offsets, torch.int64, (count + 1,)),
+        _ready("slots", chunk.slots, torch.int64, (count,)),
+        _ready("fresh", chunk.fresh, torch.bool, (count,)),
+        _ready("reads", chunk.reads, torch.int64, (reads,)),
+    ]
+    offsets, slots, fresh, read = (tensor.data_ptr() for tensor in held)
+    return _native.Packing(rows, count, slots_of_pool, offsets, slots, fresh, reads, read), held
+
+
+def _ready(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise ValueError(f"{name}: expected {list(shape)} {dtype}, got {list(tensor.shape)} {tensor.dtype}")
+    return tensor.contiguous()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import torch
 
@@ -12,14 +11,18 @@ class OutOfMemory(MemoryError):
     """There is no memory for some work, and none of it has begun to write to a state."""
 
 
-@contextmanager
-def allocating() -> Iterator[None]:
+class allocating:  # a generator in contextlib's wrapping is felt in a step of decoding
     """Around all that is allocated before a state is written to. Raises OutOfMemory where an allocator refuses."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise OutOfMemory(str(error)) from error
-    except RuntimeError as error:  # PyTorch's own, which has no class on the CPU
-        if "allocate memory" not in str(error):
-            raise
-        raise OutOfMemory(str(error)) from error
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None and _refused(error):
+            raise OutOfMemory(str(error)) from error
+
+
+def _refused(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)  # PyTorch's own has no class on the CPU

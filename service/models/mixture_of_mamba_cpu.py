@@ -40,7 +40,8 @@ class MixtureOfMambaProgram:
     ) -> None:
         self.config, self.vocabulary, self.dtype = model.config, model.vocabulary, dtype
         self.isa, self.threads = isa, threads or THREADS
-        self._tensors = model.state_tensors()
+        self.device = torch.device("cpu")
+        self._tensors, self._ids = model.state_tensors(), model.vocabulary.size
         c = model.config
         ends = {
             "embedding": _plain(model.embedding),
@@ -55,7 +56,7 @@ class MixtureOfMambaProgram:
             d_state=c.d_state,
             d_conv=c.d_conv,
             dt_rank=c.dt_rank,
-            vocabulary=model.vocabulary.size,
+            vocabulary=self._ids,
             modalities=len(model.vocabulary.modalities),
             eps=c.eps,
             dtype=str(dtype).removeprefix("torch."),
@@ -86,18 +87,19 @@ class MixtureOfMambaProgram:
         """The convolution's windows and the states of the scan, as the reference lays them out."""
         return self._tensors
 
+    # Few kinds of calls: weights have evicted the code of Python and PyTorch, and the first call of a kind fetches it.
     def run(self, chunk: TokenChunk, state: State) -> Tensor:
         """Advance each sequence by its tokens, mutating its rows of `state` -> logits at `reads` [r, vocabulary].
 
         Raises ValueError, before anything is written, for tokens, offsets, slots or reads out of range.
         """
         tokens = chunk.tokens.contiguous()
-        if tokens.dtype != torch.int64 or tokens.dim() != 1:
+        if tokens.dtype != torch.int64 or len(tokens.shape) != 1:
             raise ValueError(f"tokens: [t] int64, got {list(tokens.shape)} {tokens.dtype}")
-        slots = check_state(self._tensors, state, torch.device("cpu"))
+        slots = check_state(self._tensors, state, self.device)
         packing, held = chunk_packing(chunk, tokens.shape[0], slots)
         with allocating():  # all that a step needs beside its workspace
-            logits = torch.empty(chunk.reads.shape[0], self.vocabulary.size)
+            logits = torch.empty(chunk.reads.shape[0], self._ids)
         self._native.run(
             packing,
             tokens.data_ptr(),

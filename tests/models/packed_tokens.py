@@ -27,6 +27,7 @@ WRONG = [  # in place of what SMALL has
     ("tokens", torch.tensor([0, 1, VOCABULARY.size])),
     ("tokens", torch.tensor([0, 1, -1])),
     ("tokens", torch.tensor([0.0, 1.0, 2.0])),
+    ("tokens", torch.tensor([[0], [1], [2]])),
     ("offsets", torch.tensor([0, 2, 4])),
     ("offsets", torch.tensor([0, 2])),
     ("slots", torch.tensor([1, 1])),

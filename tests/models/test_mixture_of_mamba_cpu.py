@@ -144,7 +144,12 @@ def test_a_wrong_chunk_is_refused_before_anything_is_written(name: str, wrong: T
 
 
 @pytest.mark.parametrize(
-    "broken", [*BROKEN, lambda state: {**state, "ssm": torch.empty(6, *state["ssm"].shape[1:])[::2]}]
+    "broken",
+    [
+        *BROKEN,
+        lambda state: {**state, "ssm": torch.empty(6, *state["ssm"].shape[1:])[::2]},
+        lambda state: {**state, "ssm": state["ssm"].to("meta")},
+    ],
 )
 def test_a_state_that_is_not_as_allocated_is_refused(broken: Any) -> None:
     assert_state_refused(program(), broken)
