@@ -27,7 +27,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 BATCH_STEPS = (1, 4, 16, 64, 256, 512, 1024, 2048, 4096, 8192)
 
 PHASES = ("prefill", "decode", "step")
-TIERS = ("device", "host", "store")
+TIERS = ("device", "host", "redis")
 
 
 def is_refusal(status: int) -> bool:
@@ -41,7 +41,7 @@ class Metrics:
     Labels: `phase` of a batch is decode (tokens of answers only), step (one step of each clip) or prefill; `phase` of a
     cancellation is where it struck (queue, features, inference, or stream for a reader too slow); `direction` is input
     or output; `state` is used or total; `kind` of the host's memory is weights, state_pool or rss; `tier` is device,
-    host or store; `reason` of a miss is new, evicted, short (no token could be left out) or off; `of` a limit is the
+    host or redis; `reason` of a miss is new, evicted, short (no token could be left out) or off; `of` a limit is the
     setting that sets it.
     """
 

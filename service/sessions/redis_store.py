@@ -3,6 +3,13 @@
 serpentine:{id}         model, key, request, created_at, expires_at, version, fence, data; expires with the session
 serpentine:{id}:lease   the fence of the writer; expires with its lease
 serpentine:of:KEY       the ids of an API key's sessions, by when they expire
+
+serpentine:{model:NAME}:until   the ids of a model's sessions, by when they expire; goes with the last of them
+serpentine:{model:NAME}:bytes   how long the data of each are, by id, and `total`; likewise
+
+The last two are for the metrics. Nothing that is asked of Redis walks through all its keys. They are changed right
+after the session and not with it, as they lie under another hash tag: a process that dies in between leaves them off by
+that session until it is written again, or expires.
 """
 
 from __future__ import annotations
@@ -10,6 +17,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 import redis
@@ -17,9 +25,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from service.errors import Overloaded
-from service.sessions.session import Stored, no_session, overtaken, too_many, two_writers
+from service.sessions.session import Session, Stored, no_session, overtaken, too_many, two_writers
 
 TIMEOUT_S = 2.0
+EXPIRED_AT_ONCE = 1000  # sessions that one call of _KEPT takes out: some milliseconds, in which Redis does nothing else
+MOST_CALLS = 100  # of it for one `kept`
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -44,6 +54,31 @@ if ARGV[2] ~= '' and redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then retu
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[4])
 redis.call('EXPIREAT', KEYS[1], math.ceil(ARGV[3]) + 1)
 return 0
+"""
+_KEPT = """
+local time, freed = redis.call('TIME'), 0
+local now = time[1] + time[2] / 1e6
+local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+local expired = #gone
+if ARGV[2] then gone[expired + 1] = ARGV[2] end
+for _, id in ipairs(gone) do
+  freed = freed + (redis.call('HGET', KEYS[2], id) or 0)
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[1], id)
+end
+if ARGV[4] then
+  redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2])
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[4])
+  freed = freed - ARGV[4]
+end
+if #gone > 0 then
+  redis.call('HINCRBY', KEYS[2], 'total', 0 - freed)
+  local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2]
+  local until_s = last and math.ceil(last) + 1 or 0
+  redis.call('EXPIREAT', KEYS[1], until_s)
+  redis.call('EXPIREAT', KEYS[2], until_s)
+end
+return {redis.call('ZCOUNT', KEYS[1], '(' .. now, '+inf'), tonumber(redis.call('HGET', KEYS[2], 'total') or 0), expired}
 """
 _RENEW = "return redis.call('GET', KEYS[2]) == ARGV[1] and redis.call('PEXPIRE', KEYS[2], ARGV[2]) or 0"
 _RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
@@ -74,20 +109,23 @@ class RedisStore:
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=again
         )
         self._acquire, self._write, self._release = map(self._redis.register_script, (_ACQUIRE, _WRITE, _RELEASE))
-        self._count, self._renew = map(self._redis.register_script, (_COUNT, _RENEW))
+        self._renew = self._redis.register_script(_RENEW)
 
     @_answers
     def create(self, id: str, stored: Stored, most: int | None = None) -> None:
         """See `Store`."""
         key, _ = _keys(id)
-        if self._counted(id, stored.key, stored.expires_at, most) == _REFUSED:
+        if int(self._redis.eval(*_counting(stored.key, id, stored.expires_at, most))) == _REFUSED:
             assert most is not None
             raise too_many(stored.key, most)
-        fields = {name: str(getattr(stored, name)) for name in _FIELDS} | {"fence": 0, "data": stored.data or b""}
+        data = stored.data or b""
+        fields = {name: str(getattr(stored, name)) for name in _FIELDS} | {"fence": 0, "data": data}
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(key, mapping=fields)
             pipe.pexpireat(key, _milliseconds(stored.expires_at))
             pipe.execute()
+        with suppress(redis.RedisError):  # it is made, and to be answered
+            self._redis.eval(*_keeping(stored.model, id, stored.expires_at, len(data)))
 
     @_answers
     def read(self, id: str, known_version: int | None = None) -> Stored:
@@ -119,14 +157,20 @@ class RedisStore:
         return bool(self._renew(keys=_keys(id), args=[fence, max(1, round(1000 * lease_s))]))
 
     @_answers
-    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str, request: str) -> int:
+    def write(self, session: Session, fence: int, data: bytes) -> int:
         """See `Store`."""
-        version = int(self._write(keys=_keys(id), args=[fence, data, expires_at, _milliseconds(expires_at), request]))
+        id, expires_at = session.id, session.expires_at
+        args: list[Any] = [fence, data, expires_at, _milliseconds(expires_at), session.request]
+        version = int(self._write(keys=_keys(id), args=args))
         if version == _GONE:
             raise no_session(id)
         if version == _REFUSED:
             raise overtaken(id)
-        self._counted(id, key, expires_at)
+        with suppress(redis.RedisError), self._redis.pipeline(transaction=False) as pipe:
+            # Where this fails the session is written all the same: who was told 503 would have its steps read again.
+            pipe.eval(*_counting(session.key, id, expires_at))
+            pipe.eval(*_keeping(session.model, id, expires_at, len(data)))
+            pipe.execute()
         return version
 
     @_answers
@@ -135,27 +179,46 @@ class RedisStore:
         self._release(keys=_keys(id), args=[fence])
 
     @_answers
-    def delete(self, id: str, key: str) -> None:
+    def delete(self, id: str, key: str, model: str) -> None:
         """See `Store`."""
         session, lease = _keys(id)
-        found, _ = self._redis.delete(session), self._redis.delete(lease)
-        self._redis.zrem(_sessions_of(key), id)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.delete(session)
+            pipe.delete(lease)
+            pipe.zrem(_sessions_of(key), id)
+            pipe.eval(*_keeping(model, id))
+            found, *_ = pipe.execute()
         if not found:
             raise no_session(id)
+
+    @_answers
+    def kept(self, model: str) -> tuple[int, int]:
+        """See `Store`."""
+        for _ in range(MOST_CALLS):
+            count, total, expired = self._redis.eval(*_keeping(model))
+            if expired < EXPIRED_AT_ONCE:
+                break
+        return int(count), int(total)
 
     def close(self) -> None:
         """See `Store`."""
         self._redis.close()
 
-    def _counted(self, id: str, key: str, expires_at: float, most: int | None = None) -> int:
-        """Count a session among its key's, until it expires; _REFUSED where they are as many as may be."""
-        args = [time.time(), "" if most is None else most, expires_at, id]
-        return int(self._count(keys=[_sessions_of(key)], args=args))
-
 
 def _keys(id: str) -> list[str]:
     key = f"serpentine:{{{id}}}"
     return [key, f"{key}:lease"]
+
+
+def _counting(key: str, id: str, expires_at: float, most: int | None = None) -> tuple[Any, ...]:
+    """What counts a session among its key's, until it expires; _REFUSED where they are as many as may be."""
+    return _COUNT, 1, _sessions_of(key), time.time(), "" if most is None else most, expires_at, id
+
+
+def _keeping(model: str, *session: Any) -> tuple[Any, ...]:
+    """What counts a session (id, expires_at, bytes) among its model's, or (id) no more; or counts what there is."""
+    name = f"serpentine:{{model:{model}}}"
+    return _KEPT, 2, f"{name}:until", f"{name}:bytes", EXPIRED_AT_ONCE, *session
 
 
 def _sessions_of(key: str) -> str:

@@ -63,14 +63,20 @@ class Store(Protocol):
     def renew(self, id: str, fence: int, lease_s: float) -> bool:
         """Let the lease last so long from now -> whether it was still this one."""
 
-    def write(self, id: str, fence: int, data: bytes, expires_at: float, key: str, request: str) -> int:
-        """Replace the data and end the lease -> the new version. Raises NotFound, SessionConflict."""
+    def write(self, session: Session, fence: int, data: bytes) -> int:
+        """Replace the data and end the lease -> the new version. data: the session's snapshot as bytes.
+
+        Raises NotFound, SessionConflict.
+        """
 
     def release(self, id: str, fence: int) -> None:
         """End the lease, if it is still this one."""
 
-    def delete(self, id: str, key: str) -> None:
+    def delete(self, id: str, key: str, model: str) -> None:
         """Forget a session, one's own. Raises NotFound."""
+
+    def kept(self, model: str) -> tuple[int, int]:
+        """How many sessions of a model are kept, whoever made them, and how many bytes their data are."""
 
     def close(self) -> None:
         """Let go of connections."""

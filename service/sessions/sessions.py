@@ -19,6 +19,7 @@ from service.engine.snapshots import Snapshot, SnapshotFormat
 from service.errors import NotFound, Overloaded, SessionConflict, TooLarge
 from service.metrics import Metrics
 from service.owner import ANYONE, Owner
+from service.sessions.census import Census
 from service.sessions.leases import Leases
 from service.sessions.local import LocalSessions
 from service.sessions.session import Session, Store, Stored, make_session_id, no_session
@@ -43,6 +44,7 @@ class Sessions:
         """formats: by model. lease_s: for how long a process that died keeps others from writing its sessions."""
         self.formats, self.metrics, self.ttl_s, self.store = formats, metrics, ttl_s, store
         self._leases = None if store is None else Leases(store, lease_s)
+        self.census = None if store is None else Census(store, formats, metrics)
         self._local = LocalSessions(budget_bytes, metrics)
         self._lock = threading.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="sessions")
@@ -114,11 +116,11 @@ class Sessions:
 
     def delete(self, id: str, key: str = "") -> None:
         """Forget a key's session; whoever is writing it will be told. Raises NotFound."""
-        self.show(id, key)
+        session = self.show(id, key)
         with self._lock:
             found = self._local.drop(id)
         if self.store is not None:
-            self.store.delete(id, key)
+            self.store.delete(id, key, session.model)
         elif not found:
             raise no_session(id)
 
@@ -134,6 +136,8 @@ class Sessions:
     def close(self) -> None:
         """Finish what was handed to `later`, and let go of the store."""
         self._threads.shutdown()
+        if self.census is not None:
+            self.census.close()
         if self._leases is not None:
             self._leases.close()
             self._leases.store.close()
@@ -143,7 +147,7 @@ class Sessions:
             with self._lock:
                 return self._local.write(session, fence)
         data = self.formats[session.model].dump(session.snapshot)
-        version = self._leases.store.write(session.id, fence, data, session.expires_at, session.key, session.request)
+        version = self._leases.store.write(session, fence, data)
         self._leases.forget(session.id, fence)
         with self._lock:
             self._local.put(replace(session, version=version))

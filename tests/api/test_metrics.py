@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.metrics import Metrics
 from service.runtime import Runtime
+from service.sessions.census import Census
 from tests.api.bodies import as_json, clip
 from tests.api.doubles import eventually
 
@@ -93,6 +95,38 @@ async def test_what_the_workers_hold_shows(client: httpx.AsyncClient, runtime: R
         future.result()
     await eventually(lambda: runtime.workers.inside == 0)
     assert (await samples(client))[preparing] == 0
+
+
+async def test_a_store_that_hangs_costs_its_own_figures_alone(
+    client: httpx.AsyncClient, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+
+    class Store:
+        def kept(self, model: str) -> tuple[int, int]:
+            if hangs:
+                gate.wait()
+            return 3, 900
+
+    hangs = False
+    census = Census(Store(), ["tiny"], runtime.metrics)  # type: ignore[arg-type]
+    monkeypatch.setattr(runtime.sessions, "census", census)
+    in_redis = frozenset({("model", "tiny"), ("tier", "redis")})
+    monkeypatch.setattr("service.api.metrics.STORE_S", 60.0)
+    assert (await samples(client))["serpentine_sessions", in_redis] == 3
+    hangs = True
+    monkeypatch.setattr("service.api.metrics.STORE_S", 0.05)
+    try:
+        for _ in range(2):
+            found = await asyncio.wait_for(samples(client), 60)
+            assert ("serpentine_sessions", in_redis) not in found
+            assert ("serpentine_snapshot_bytes", in_redis) not in found
+            assert found["serpentine_engine_up", frozenset()] == 1
+    finally:
+        gate.set()
+    monkeypatch.setattr("service.api.metrics.STORE_S", 60.0)
+    assert (await samples(client))["serpentine_snapshot_bytes", in_redis] == 900
+    census.close()
 
 
 async def test_openmetrics_where_it_is_asked_for(client: httpx.AsyncClient) -> None:

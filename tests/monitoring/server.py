@@ -45,13 +45,13 @@ class Prometheus:
 
 
 @contextmanager
-def prometheus(target: str) -> Generator[Prometheus, None, None]:
-    """Scraping `target` (host:port) as the committed configuration would, but often."""
+def prometheus(*targets: str) -> Generator[Prometheus, None, None]:
+    """Scraping `targets` (host:port) as the committed configuration would, but often."""
     config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": f"{SCRAPE_S * 1000:.0f}ms", "evaluation_interval": "1s"}
     config["rule_files"] = [str(PROMETHEUS / pattern) for pattern in config["rule_files"]]
     (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "serpentine")
-    config["scrape_configs"] = [{"job_name": job["job_name"], "static_configs": [{"targets": [target]}]}]
+    config["scrape_configs"] = [{"job_name": job["job_name"], "static_configs": [{"targets": targets}]}]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -6,10 +6,13 @@ import math
 import re
 import time
 from collections.abc import Generator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prometheus_client import start_http_server
 
+from service.metrics import Metrics
 from tests.api.process import Process
 from tests.monitoring.files import NEEDED, panels, rules
 from tests.monitoring.server import SCRAPE_S, Prometheus, prometheus
@@ -58,6 +61,26 @@ def test_no_panel_is_in_error_or_empty(scraped: Prometheus) -> None:
     needed = {asked: got for asked, got in values.items() if "serpentine_gpu_" not in asked[1]}
     assert len(needed) > 30
     assert [asked for asked, got in needed.items() if not any(map(math.isfinite, got))] == []
+
+
+def test_what_replicas_share_in_redis_is_shown_once() -> None:
+    """And what each has in its own memory adds up."""
+    with ExitStack() as stack:
+        targets = []
+        for own in (2, 3):
+            metrics = Metrics()
+            for gauge in (metrics.sessions, metrics.snapshot_bytes):
+                gauge.labels("m", "host").set(own)
+                gauge.labels("m", "redis").set(40)
+            server, thread = start_http_server(0, "127.0.0.1", metrics.registry)
+            stack.callback(thread.join)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            targets.append(f"127.0.0.1:{server.server_port}")
+        scraping = stack.enter_context(prometheus(*targets))
+        scraping.until("count(serpentine_sessions) == 4")
+        asked = [query for _, query in queries() if re.search("serpentine_(sessions|snapshot_bytes)", query)]
+        assert [sorted(scraping.query(query)) for query in asked] == [[5, 40]] * 2
 
 
 def test_the_dashboards_variables_have_values(scraped: Prometheus) -> None:

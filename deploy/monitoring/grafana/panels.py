@@ -42,6 +42,12 @@ def mean(name: str, labels: str, by: str) -> str:
     return f"{rate(f'{name}_sum', labels, by)} / {rate(f'{name}_count', labels, by)}"
 
 
+def by_tier(name: str) -> dict[str, str]:
+    """{legend: query} of a gauge whose tier `redis` is of all replicas together, and told by each of them."""
+    own, shared = (f'serpentine_{name}{{{OF}, tier{is_}"redis"}}' for is_ in ("!=", "="))
+    return {"{{model}} {{tier}}": f"sum by (model, tier) ({own}) or max by (model, tier) ({shared})"}
+
+
 ROWS = {
     "Overview": (
         Panel("Replicas", "short", "That answer scrapes.", {"": 'sum(up{job="serpentine"})'}, figure=True, width=3),
@@ -176,8 +182,8 @@ ROWS = {
         Panel(
             "Sessions",
             "short",
-            "Kept, by tier.",
-            {"{{model}} {{tier}}": f"sum by (model, tier) (serpentine_sessions{{{OF}}})"},
+            "Kept, by tier: copies in the memory of each process, and what they share in Redis.",
+            by_tier("sessions"),
         ),
         Panel(
             "Streams", "short", "Sockets that are open.", {"{{model}}": f"sum by (model) (serpentine_streams{{{OF}}})"}
@@ -193,7 +199,7 @@ ROWS = {
             "bytes",
             "Of sessions and of beginnings of prompts, and their limits.",
             {
-                "{{model}} {{tier}}": f"sum by (model, tier) (serpentine_snapshot_bytes{{{OF}}})",
+                **by_tier("snapshot_bytes"),
                 "limit: {{of}}": f'sum by (of) (serpentine_limit{{{AT}, of=~"session_bytes|prefix_cache_bytes"}})',
             },
         ),
