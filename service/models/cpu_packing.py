@@ -11,15 +11,22 @@ from service.models.base import Packing
 
 def chunk_packing(chunk: Packing, rows: int, slots_of_pool: int) -> tuple[_native.Packing, list[Tensor]]:
     """A chunk's packing for C++, which checks the values; and the tensors that it points into, to be held meanwhile."""
-    count, reads = chunk.slots.shape[0], chunk.reads.shape[0]
-    held = [
-        _ready("offsets", chunk.offsets, torch.int64, (count + 1,)),
-        _ready("slots", chunk.slots, torch.int64, (count,)),
-        _ready("fresh", chunk.fresh, torch.bool, (count,)),
-        _ready("reads", chunk.reads, torch.int64, (reads,)),
-    ]
-    offsets, slots, fresh, read = (tensor.data_ptr() for tensor in held)
-    return _native.Packing(rows, count, slots_of_pool, offsets, slots, fresh, reads, read), held
+    count = chunk.slots.shape[0]
+    offsets = _ready("offsets", chunk.offsets, torch.int64, (count + 1,))
+    slots = _ready("slots", chunk.slots, torch.int64, (count,))
+    fresh = _ready("fresh", chunk.fresh, torch.bool, (count,))
+    reads = _ready("reads", chunk.reads, torch.int64, (chunk.reads.shape[0],))
+    packing = _native.Packing(
+        rows,
+        count,
+        slots_of_pool,
+        offsets.data_ptr(),
+        slots.data_ptr(),
+        fresh.data_ptr(),
+        reads.shape[0],
+        reads.data_ptr(),
+    )
+    return packing, [offsets, slots, fresh, reads]
 
 
 def _ready(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
