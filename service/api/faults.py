@@ -44,8 +44,6 @@ def message(fault: Mapping[str, Any]) -> str:
         return "unknown field"
     if kind == "missing":
         return "it must be there, and did not come"
-    if "input" not in fault:
-        return said
     if kind == "value_error":
         return f"{said}, {came(fault['input'])} came"
     if kind not in _EXPECTED:
