@@ -24,6 +24,7 @@ from service.errors import InvalidInput, Overloaded
 from service.models.generative_checkpoint import load_generative
 from service.runtime import Runtime
 from tests.api.generation import MOST, PROMPT, running
+from tests.tokenizer import TEXT_IDS
 from tests.trio import TRIO
 
 pytestmark = pytest.mark.anyio
@@ -108,6 +109,20 @@ async def test_silence_is_filled_with_comments(told: Callable[..., Told]) -> Non
     rest = [parsed(chunk) async for chunk in chunks if not chunk.startswith(b":")]
     assert [event["type"] for event in rest] == ["part.completed", "response.completed"]
     assert [event["sequence_number"] for event in rest] == [3, 4]  # comments are no events
+
+
+async def test_a_stream_begins_with_its_first_token_though_that_tells_nothing(told: Callable[..., Told]) -> None:
+    """The first byte of two that make a letter: no text yet, but from here on an error is an event."""
+    one = told(deadline_s=10)
+    encode = one.stream.answering.codecs.text
+    assert encode is not None
+    first, second = (next(id for id in range(TEXT_IDS) if encode.bytes_of(id) == byte) for byte in (b"\xc3", b"\xa9"))
+    await one.begin(first)
+    assert not one.stream._came
+    one.token(second)
+    one.end(first, second)
+    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
+    assert events[-2]["part"] == {"type": "text", "text": "é"}
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,12 @@ from typing import Any
 import httpx
 import pytest
 
+from service.api.server import SWITCH_S, YOUNG_OBJECTS
 from service.keys.keyring import new_key
 from tests.api.bodies import as_json, clip
 from tests.api.process import Process
+from tests.api.serving import serving
+from tests.api.streaming import live_runtime
 
 
 @pytest.fixture
@@ -134,6 +139,22 @@ def test_the_drain_has_an_end(serve: Callable[..., Process], hold: Path, signals
             time.sleep(0.2)
         assert running.result().status_code == 503
     assert process.end()[0] == 0
+
+
+def test_threads_give_way_sooner_and_cycles_are_looked_for_seldom(tiny_checkpoint: Path) -> None:
+    """What refusals and requests are quick by, whatever the interpreter has it set to."""
+    before = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(700, 11, 12)
+    sys.setswitchinterval(0.005)
+    gc.unfreeze()
+    try:
+        with serving(live_runtime(tiny_checkpoint)):
+            assert gc.get_threshold() == (YOUNG_OBJECTS, 11, 12)
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_S)
+            assert gc.get_freeze_count() > 10 * YOUNG_OBJECTS  # all that was loaded
+    finally:
+        gc.set_threshold(*before[0])
+        sys.setswitchinterval(before[1])
 
 
 def test_the_openapi_page_and_the_probes_answer(serve: Callable[..., Process]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from service.engine.generation import Generation
 from service.engine.generation_program import GenerationProgram
 from service.engine.params import SamplingParams
 from service.engine.reading_program import Read, ReadingProgram
-from service.engine.request import Request
+from service.engine.request import Piece, Request, Work
 from service.engine.runner import TokenRunner
 from service.engine.scheduler import Scheduler
 from service.engine.snapshots import Snapshot, SnapshotFormat
@@ -108,6 +109,33 @@ def test_one_state_goes_on_in_several_answers_and_stays_as_it_was() -> None:
             generate(prompt[10:], asked, state, capture=False).choices == generate(prompt, asked, capture=False).choices
         )
     assert all(torch.equal(row, before[name]) for name, row in state.rows.items())
+
+
+class Forked(ReadingProgram):
+    """Reads the ids on a second row, which goes on from the first."""
+
+    rows = 2
+
+    def pieces(self) -> Iterator[Piece]:
+        for piece in super().pieces():
+            yield replace(piece, capture=False)
+            yield replace(piece, row=1, restore=None, fork_of=0)
+
+    def advance(self, work: Work, output: None) -> None:
+        if work.capture:
+            super().advance(work, output)
+
+
+def test_a_row_that_goes_on_from_another_came_through_what_that_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many steps, and the same processors: `deterministic` of what goes on from it hangs on them."""
+    monkeypatch.setattr(RUNNER, "_instructions", frozenset({"here"}))
+    monkeypatch.setattr(RUNNER, "_through", [frozenset({"here"})] * 7)
+    state = replace(read([BOS, *words(0, 4)]), instructions=frozenset({"elsewhere"}))
+    left = run(Forked(words(1, 3), state))
+    assert isinstance(left, Read)
+    assert (left.snapshot.steps, left.snapshot.instructions) == (8, {"here", "elsewhere"})
+    assert close(left.snapshot, read([BOS, *words(0, 4), *words(1, 3)]))
+    assert not RUNNER.same_bits_from(left.snapshot)
 
 
 def answer_bytes(prompt: list[int], asked: SamplingParams) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -46,6 +47,21 @@ def test_a_clip_says_so_and_so_does_the_next(
         assert submit(runtime, features, options, session_id=id).result(60).deterministic is promised
     assert runtime.sessions.show(id).snapshot.instructions == came_through | {BEST}
     assert submit(runtime, features, options).result(60).deterministic
+
+
+@WAYS
+def test_a_fork_says_so_and_so_does_what_was_forked_of_it(
+    tiny_checkpoint: Path, came_through: frozenset[str], promised: bool
+) -> None:
+    runtime = live_runtime(tiny_checkpoint, backend="cpu")
+    with serving(runtime) as url:
+        id, _ = from_elsewhere(runtime, "tiny", came_through)
+        for _ in range(2):
+            id = httpx.post(f"{url}/sessions", json={"fork_of": id}).raise_for_status().json()["id"]
+            assert runtime.sessions.show(id).snapshot.instructions == came_through
+        body = {"features": {"audio": np.ones((3, 5)).tolist()}}
+        read = httpx.post(f"{url}/sessions/{id}/steps", json=body, timeout=60).raise_for_status().json()
+        assert read["deterministic"] is promised
 
 
 @WAYS
