@@ -26,6 +26,7 @@ from service.features.types import Clip, Media, Steps
 from service.features.workers import FeatureWorkers
 from service.generating import Generating
 from service.keys.keyring import Keyring, read_keys
+from service.keys.sharing import Sharing
 from service.metrics import Metrics
 from service.models.memory import allocating
 from service.owner import ANYONE, Owner
@@ -75,12 +76,14 @@ class Runtime:
         self.entrance = Entrance(self.admission, models)
         self.returns = Returns()
         self.workers = FeatureWorkers(settings.feature_threads, sequences)
+        store = None if settings.session_store is None else open_store(settings.session_store)
+        self._sharing = Sharing(keys, store) if store is not None and keys else None
         self.sessions = Sessions(
             {model.name: model.snapshots for model in models.values()},
             metrics,
             ttl_s=settings.session_ttl_s,
             budget_bytes=settings.session_bytes,
-            store=None if settings.session_store is None else open_store(settings.session_store),
+            store=store,
             lease_s=settings.session_lease_s,
         )
 
@@ -259,6 +262,8 @@ class Runtime:
             time.sleep(DRAIN_POLL_S)
         self.engine.stop()
         self.workers.close()
+        if self._sharing is not None:
+            self._sharing.close()
         self.sessions.close()
 
     def _check_open(self) -> None:

@@ -106,7 +106,8 @@ class Settings(BaseSettings):
     )
     session_bytes: int = Field(default=256 * 2**20, ge=1024, description="of sessions in this process's memory")
     session_store: str | None = Field(
-        default=None, description="redis://… or unix://…: where replicas share sessions; unset: in memory only"
+        default=None,
+        description="redis://… or unix://…: where replicas share sessions and rates of API keys; unset: in memory only",
     )
 
     max_tokens: int = Field(default=4096, ge=1, description="of one choice of an answer, as a client may ask for")

@@ -75,6 +75,10 @@ class Keyring:
         before = {key.name: key for _, key in self._keys}
         self._keys = tuple((digest, before[key.name] if _same(before, key) else key) for digest, key in other._keys)
 
+    def usages(self) -> Iterable[Usage]:
+        """What each of the owners uses."""
+        return {key.name: key.usage for _, key in self._keys}.values()
+
     def find(self, secret: str) -> Key | None:
         """The owner of a key as it was sent. It takes equally long whichever key it is, or none."""
         came, found = hashlib.sha256(secret.encode()).digest(), None

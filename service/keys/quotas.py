@@ -35,11 +35,15 @@ class Quota:
 
 
 class Bucket:
-    """Tokens that come back at a rate, up to a burst. It can owe: what was spent beyond it comes back first."""
+    """Tokens that come back at a rate, up to a burst. It can owe: what was spent beyond it comes back first.
+
+    untold: tokens spent that other replicas have not been told of.
+    """
 
     def __init__(self, per_second: float, burst: float, clock: Clock) -> None:
         self.per_second, self.burst, self._clock = per_second, burst, clock
         self._tokens, self._at = burst, clock()
+        self.untold = 0.0
 
     def wait_s(self, tokens: float) -> float:
         """Seconds until so many tokens are there; 0 where they are."""
@@ -52,6 +56,12 @@ class Bucket:
         """Take tokens, whether they are there or not."""
         self.wait_s(0)
         self._tokens -= tokens
+        self.untold += tokens
+
+    def agree(self, told: float, full_s: float) -> None:
+        """Go on from what all replicas have spent: whole again after `full_s`. told: what this one added to that."""
+        self.untold -= told
+        self._at, self._tokens = self._clock(), self.burst - full_s * self.per_second - self.untold
 
 
 class Usage:
@@ -96,6 +106,25 @@ class Usage:
         if self._steps is not None:
             with self._lock:
                 self._steps.spend(steps)
+
+    def share(self, told: Callable[[str, float], float]) -> None:
+        """Tell what was spent, and hear what others spent. told: `Store.spent`, which is waited for, and may raise."""
+        for kind, bucket in (("requests", self._requests), ("steps", self._steps)):
+            if bucket is None:
+                continue
+            with self._lock:
+                if (untold := bucket.untold) == 0 and bucket.wait_s(bucket.burst) == 0:
+                    continue  # it is whole, and nothing was spent here
+            full_s = told(f"{self.name}:{kind}", untold / bucket.per_second)
+            with self._lock:
+                bucket.agree(untold, full_s)
+
+    def keep_untold(self) -> None:
+        """Never tell what was spent so far: told late, it would count as spent then, and only come back after that."""
+        with self._lock:
+            for bucket in (self._requests, self._steps):
+                if bucket is not None:
+                    bucket.untold = 0.0
 
     @property
     def owing_s(self) -> float:

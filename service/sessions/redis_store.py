@@ -7,9 +7,11 @@ serpentine:of:KEY       the ids of an API key's sessions, by when they expire
 serpentine:{model:NAME}:until   the ids of a model's sessions, by when they expire; goes with the last of them
 serpentine:{model:NAME}:bytes   how long the data of each are, by id, and `total`; likewise
 
-The last two are for the metrics. Nothing that is asked of Redis walks through all its keys. They are changed right
-after the session and not with it, as they lie under another hash tag: a process that dies in between leaves them off by
-that session until it is written again, or expires.
+serpentine:spent:KEY:…   when a rate of an API key will be as if nobody had used it; gone by then
+
+`until` and `bytes` are for the metrics: nothing that is asked of Redis walks through all its keys. They are changed
+right after the session and not with it, as they lie under another hash tag: a process that dies in between leaves them
+off by that session until it is written again, or expires.
 """
 
 from __future__ import annotations
@@ -79,6 +81,14 @@ if #gone > 0 then
   redis.call('EXPIREAT', KEYS[2], until_s)
 end
 return {redis.call('ZCOUNT', KEYS[1], '(' .. now, '+inf'), tonumber(redis.call('HGET', KEYS[2], 'total') or 0), expired}
+"""
+_SPENT = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local whole = (redis.call('GET', KEYS[1]) or now) + ARGV[1]
+local left_ms = math.ceil(1000 * (whole - now))
+if left_ms > 0 then redis.call('SET', KEYS[1], string.format('%.6f', whole), 'PX', left_ms) end
+return tostring(whole - now)
 """
 _RENEW = "return redis.call('GET', KEYS[2]) == ARGV[1] and redis.call('PEXPIRE', KEYS[2], ARGV[2]) or 0"
 _RELEASE = "if redis.call('GET', KEYS[2]) == ARGV[1] then redis.call('DEL', KEYS[2]) end"
@@ -199,6 +209,11 @@ class RedisStore:
             if expired < EXPIRED_AT_ONCE:
                 break
         return int(count), int(total)
+
+    @_answers
+    def spent(self, what: str, seconds: float) -> float:
+        """See `Store`."""
+        return float(self._redis.eval(_SPENT, 1, f"serpentine:spent:{what}", seconds))
 
     def close(self) -> None:
         """See `Store`."""

@@ -78,6 +78,12 @@ class Store(Protocol):
     def kept(self, model: str) -> tuple[int, int]:
         """How many sessions of a model are kept, whoever made them, and how many bytes their data are."""
 
+    def spent(self, what: str, seconds: float) -> float:
+        """Add to what all replicas have spent of an allowance -> seconds until it is whole again.
+
+        seconds: that what is added takes to come back.
+        """
+
     def close(self) -> None:
         """Let go of connections."""
 
