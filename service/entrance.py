@@ -28,11 +28,14 @@ class Entrance:
         for name, model in models.items():
             self._paces_for.setdefault(model.task, []).append(self.paces[name])
 
-    def check_room(self, task: str, deadline: float, key: str = "") -> None:
-        """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read."""
+    def check_room(self, task: str, deadline: float, key: str = "", coming: int = 0) -> None:
+        """Raise Overloaded where no model for the task could answer by `deadline`: before a body is read.
+
+        coming: so many that were let in here have not been admitted yet.
+        """
         paces = self._paces_for.get(task, [])
-        if paces and not any(pace.allows(deadline, key) for pace in paces):
-            raise _too_late(min(pace.wait_s(key) for pace in paces))
+        if paces and not any(pace.allows(deadline, key, coming) for pace in paces):
+            raise _too_late(min(pace.wait_s(key, coming) for pace in paces))
         self._admission.check(ONE, key)
 
     def admit(self, job: Job[R], load: Load, start: Callable[[], None], paced_by: str | None = None) -> Future[R]:

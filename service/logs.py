@@ -31,6 +31,8 @@ def configure_logging(level: str, kind: str, stream: TextIO | None = None) -> No
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PrettyFormatter(stream.isatty()) if pretty else JsonFormatter())
     logging.root.handlers[:] = [handler]
+    # Of every record logging asks the system for what no line of ours shows.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)

@@ -27,6 +27,8 @@ UNTRACED = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
 class OpenTelemetryTracing(Tracing):
     """Spans of a provider, which it owns."""
 
+    on = True
+
     def __init__(self, provider: TracerProvider) -> None:
         self.provider = provider
         self.tracer = provider.get_tracer("serpentine", version("serpentine"))

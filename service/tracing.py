@@ -54,6 +54,8 @@ class Tracing:
     for a request that is not recorded.
     """
 
+    on = False
+
     def serving(self, scope: Mapping[str, Any]) -> AbstractContextManager[Served]:
         """Around a request or a socket, of an ASGI scope; `current` tells of it within."""
         return _UNSEEN

@@ -28,6 +28,9 @@ HEADERS = {
 }
 """Unless a route says otherwise. TLS ends before the service, and so does the header that insists on it."""
 
+SAFE = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()).encode()
+"""The same as a part of a message of HTTP/1.1."""
+
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _READ = ["authorization", "content-type", "x-api-key", "x-deadline-ms", "x-priority", "x-request-id"]
 _SHOWN = ["retry-after", "x-request-id"]

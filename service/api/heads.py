@@ -6,16 +6,16 @@ uvicorn bounds none of them, and answers what never becomes a request in words o
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from typing import Any, ClassVar, cast
 
 from uvicorn.protocols.http.flow_control import service_unavailable
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.api.browsers import HEADERS
 from service.api.context import NO_ROOM, make_id
-from service.api.problems import count, problem_response
+from service.api.intake import TASKS
+from service.api.problems import count, problem_message
 from service.api.together import Together
+from service.api.turnstile import Turnstile
 from service.errors import BadRequest, HeadTooLarge, ServiceError
 from service.metrics import Metrics
 
@@ -24,9 +24,16 @@ MAX_HEAD_BYTES = 32 * 1024
 _END = b"\r\n\r\n"
 
 
-def heads_protocol(metrics: Metrics) -> type[HeadsProtocol]:
+def heads_protocol(metrics: Metrics, turnstile: Turnstile) -> type[HeadsProtocol]:
     """The connections of one service."""
-    return type("Heads", (HeadsProtocol,), {"metrics": metrics})
+    return type("Heads", (HeadsProtocol,), {"metrics": metrics, "turnstile": turnstile})
+
+
+class _Refused:
+    """In the place of a request's cycle: it was answered, and what comes of its body is for nobody."""
+
+    response_complete, more_body, message_event = True, False, asyncio.Event()
+    disconnected = False
 
 
 class HeadsProtocol(HttpToolsProtocol):
@@ -37,9 +44,11 @@ class HeadsProtocol(HttpToolsProtocol):
     """
 
     metrics: ClassVar[Metrics]  # that count what is refused here
+    turnstile: ClassVar[Turnstile]
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes: int | None = 0  # that came of a head; None while a body comes
+    _wanting = False  # a part of a message came: of its head, or of a body that nobody reads
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
@@ -60,26 +69,32 @@ class HeadsProtocol(HttpToolsProtocol):
                 self._refuse(HeadTooLarge(f"the request's head is over the limit of {MAX_HEAD_BYTES} bytes"))
                 return
         super().data_received(data)
+        if self._wanting and self._timer is None:  # most come in one piece, and need no timer
+            self._wait()
 
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        if self._timer is None:
-            self._wait()
+        self._wanting = True
 
     def on_headers_complete(self) -> None:
         """It is complete."""
-        self._stop()
         self._head_bytes = None
+        self._stop()
+        if self._refused():
+            return
+        self._wanting = False
         before = self.cycle
         super().on_headers_complete()
         if self.cycle is not before:  # a request, and no socket's handshake
+            if self.scope["path"] in TASKS:
+                self.turnstile.let_in()
             self.cycle.transport = cast(asyncio.Transport, Together(self.transport, self.loop))
 
     def on_message_complete(self) -> None:
         """The next is a head again."""
         self._stop()
-        self._head_bytes = 0
+        self._head_bytes, self._wanting = 0, False
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -99,16 +114,36 @@ class HeadsProtocol(HttpToolsProtocol):
             app = self.app
         super()._start_asgi_task(cycle, app)
 
+    def _refused(self) -> bool:
+        """Answer at once what there is no room for -> whether it was."""
+        if self.parser.get_method() != b"POST" or not self._may_answer():
+            return False
+        scope = cast(dict[str, Any], self.scope)
+        scope.update(method="POST", path=self.url.decode("latin-1"), raw_path=self.url, query_string=b"")
+        message = self.turnstile.refusal(scope, self.server_state.default_headers)
+        if message is None:
+            return False
+        self.cycle = cast(RequestResponseCycle, _Refused)
+        self.transport.write(message)
+        super().on_response_complete()
+        return True
+
+    def _may_answer(self) -> bool:
+        """Whether an answer may be written here and now: to the last request, in order, to who reads, and goes on."""
+        return (
+            (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and len(self.connections) < cast(int, self.limit_concurrency)  # or it is told to close
+        )
+
     def _refuse(self, error: ServiceError) -> None:
         """Answer and close."""
         self._stop()
         count(self.metrics, error)
-        id = make_id("")
-        response = problem_response(error, id)
-        response.headers.update({"X-Request-Id": id, "Connection": "close", **HEADERS})
-        head = b"".join(b"%s: %s\r\n" % header for header in response.raw_headers)
-        line = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n".encode()
-        self.transport.write(line + head + b"\r\n" + bytes(response.body))
+        message, _ = problem_message(error, make_id(""), [(b"Connection", b"close")])
+        self.transport.write(message)
         self.transport.close()
 
     def _wait(self) -> None:

@@ -12,6 +12,7 @@ from service.api.problems import count, problem_response
 from service.api.waiting import deadline_of, header_deadline_ms
 from service.engine.admission import Load, Ticket
 from service.errors import InvalidInput, Overloaded, RequestTimeout
+from service.runtime import Runtime
 from service.served import GenerativeModel, ServedModel
 
 TASKS = {"/predict": ServedModel.task, "/generate": GenerativeModel.task}
@@ -40,8 +41,7 @@ class IntakeMiddleware:
                 limit = self.edge.runtime.settings.max_connections
                 raise Overloaded(f"{limit} connections are open, which are all that are let in; try again later")
             if scope["path"] in TASKS and scope["method"] == "POST":
-                scope[ENDPOINT] = scope["path"]
-                self._check_room(scope, caller)
+                check_room(self.edge.runtime, scope, caller.arrived, caller.owner.key)
             admission.check(Load(bytes=self._declared(scope)), caller.owner.key)
             ticket = admission.enter(Load(), caller.owner.key)
         except Overloaded as error:
@@ -56,22 +56,26 @@ class IntakeMiddleware:
         finally:
             ticket.leave()
 
-    def _check_room(self, scope: Scope, caller: Caller) -> None:
-        """Raises Overloaded."""
-        runtime = self.edge.runtime
-        try:
-            budget_ms = header_deadline_ms(scope, runtime.settings)
-        except InvalidInput:
-            return  # the route says what is wrong with it
-        end = deadline_of(caller.arrived, budget_ms, None, runtime.settings)
-        runtime.entrance.check_room(TASKS[scope["path"]], end, caller.owner.key)
-
     def _declared(self, scope: Scope) -> int:
         """Bytes that the head says will come; what is over the limit of one body is refused by its route."""
         said = header(scope, b"content-length") or ""
         return (
             min(int(said[:20]), self.edge.runtime.settings.max_body_bytes) if said.isascii() and said.isdigit() else 0
         )
+
+
+def check_room(runtime: Runtime, scope: Scope, arrived: float, key: str, coming: int = 0) -> None:
+    """Raise Overloaded where nothing could answer this request of a key's in time, going by its path and its header.
+
+    coming: so many that were let in have not been admitted yet.
+    """
+    scope[ENDPOINT] = scope["path"]
+    try:
+        budget_ms = header_deadline_ms(scope, runtime.settings)
+    except InvalidInput:
+        return  # the route says what is wrong with it
+    end = deadline_of(arrived, budget_ms, None, runtime.settings)
+    runtime.entrance.check_room(TASKS[scope["path"]], end, key, coming)
 
 
 class _Counting:

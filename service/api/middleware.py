@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.context import ENDPOINT, Caller, Edge
 from service.api.problems import CLIENT_GONE, count, problem_response, unexpected
 from service.logs import request_id
+from service.metrics import Metrics
 from service.tracing import Served
 
 access_log = logging.getLogger("service.access")
@@ -70,27 +71,30 @@ class RequestMiddleware:
             await problem_response(error, caller.id)(scope, receive, send_on)
         finally:
             self.edge.gate.running -= 1
-            self._report(scope, caller, status or CLIENT_GONE, sent_bytes)
+            duration_s = time.monotonic() - caller.arrived
+            report(self.edge.runtime.metrics, scope, caller, status or CLIENT_GONE, sent_bytes, duration_s)
             served.answered(_route(scope), status or CLIENT_GONE)
 
-    def _report(self, scope: Scope, caller: Caller, status: int, sent_bytes: int) -> None:
-        endpoint, duration_s = _route(scope), time.monotonic() - caller.arrived
-        self.edge.runtime.metrics.request_duration_seconds.labels(endpoint, status).observe(duration_s)
-        fields: dict[str, Any] = {
-            "method": scope["method"],
-            "path": scope.get("raw_path", b"").decode("ascii", "backslashreplace"),  # as sent: no control characters
-            "status": status,
-            "endpoint": endpoint,
-            "duration_ms": round(duration_s * 1000, 3),
-            "sent_bytes": sent_bytes,
-            "client": (scope.get("client") or ("",))[0],
-        }
-        if key := caller.owner.key:
-            fields["key"] = key
-        quiet = endpoint in QUIET and status < 400
-        level = logging.DEBUG if quiet else logging.INFO
-        if access_log.isEnabledFor(level):  # not by `log`, which looks up the stack for its caller
-            access_log.handle(access_log.makeRecord(access_log.name, level, "", 0, "request", (), None, extra=fields))
+
+def report(metrics: Metrics, scope: Scope, caller: Caller, status: int, sent_bytes: int, duration_s: float) -> None:
+    """The histogram and the log line of a request that has ended. sent_bytes: of its answer's body."""
+    endpoint = _route(scope)
+    metrics.request_duration_seconds.labels(endpoint, status).observe(duration_s)
+    fields: dict[str, Any] = {
+        "method": scope["method"],
+        "path": scope.get("raw_path", b"").decode("ascii", "backslashreplace"),  # as sent: no control characters
+        "status": status,
+        "endpoint": endpoint,
+        "duration_ms": round(duration_s * 1000, 3),
+        "sent_bytes": sent_bytes,
+        "client": (scope.get("client") or ("",))[0],
+    }
+    if key := caller.owner.key:
+        fields["key"] = key
+    quiet = endpoint in QUIET and status < 400
+    level = logging.DEBUG if quiet else logging.INFO
+    if access_log.isEnabledFor(level):  # not by `log`, which looks up the stack for its caller
+        access_log.handle(access_log.makeRecord(access_log.name, level, "", 0, "request", (), None, extra=fields))
 
 
 def _route(scope: Scope) -> str:

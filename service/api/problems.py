@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from service.api.browsers import SAFE
 from service.api.context import Caller
 from service.api.faults import message
 from service.api.methods import allowed
@@ -38,6 +39,23 @@ def problem(error: ServiceError, request_id: str) -> dict[str, Any]:
 
 def problem_response(error: ServiceError, request_id: str) -> Response:
     """The error as a response; Retry-After in whole seconds where the error says when."""
+    return _response(error.status, problem(error, request_id), _headers_of(error))
+
+
+def problem_message(error: ServiceError, request_id: str, more: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int]:
+    """The error as a message of HTTP/1.1, with `more` headers, and how many of its bytes are the body.
+
+    For who answers below the application, which gives every answer an id and its headers otherwise.
+    """
+    body = orjson.dumps(problem(error, request_id))
+    own = {"Content-Type": MEDIA_TYPE, "Content-Length": len(body), "X-Request-Id": request_id, **_headers_of(error)}
+    head = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in own.items())
+    lines = [head.encode(), SAFE, *(b"%s: %s\r\n" % header for header in more), b"\r\n", body]
+    return b"".join(lines), len(body)
+
+
+def _headers_of(error: ServiceError) -> dict[str, str]:
     headers = {}
     if error.retry_after_s is not None or error.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s or 1)))
@@ -45,7 +63,7 @@ def problem_response(error: ServiceError, request_id: str) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="serpentine"'
     if error.status == HTTPStatus.UPGRADE_REQUIRED:
         headers.update({"Upgrade": "websocket", "Connection": "Upgrade"})
-    return _response(error.status, problem(error, request_id), headers)
+    return headers
 
 
 def unexpected() -> Internal:

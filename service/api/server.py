@@ -16,6 +16,7 @@ import uvicorn
 from service.api.app import create_app
 from service.api.context import Gate
 from service.api.heads import heads_protocol
+from service.api.turnstile import Turnstile
 from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -54,12 +55,13 @@ class Server(uvicorn.Server):
         self.runtime, self.announce = runtime, announce
         self.gate = Gate()
         self.drained_by: float | None = None
+        self.turnstile = Turnstile(runtime)
         config = uvicorn.Config(
             create_app(runtime, self.gate),
             log_config=None,
             access_log=False,
             server_header=False,
-            http=heads_protocol(runtime.metrics),
+            http=heads_protocol(runtime.metrics, self.turnstile),
             limit_concurrency=runtime.settings.max_connections,
             timeout_graceful_shutdown=LAST_WORDS_S,
             ws_max_size=runtime.settings.max_message_bytes,
@@ -75,6 +77,11 @@ class Server(uvicorn.Server):
         gc.freeze()  # what is loaded stays: to walk through it all again stops every thread for a quarter of a second
         await super().startup(sockets)
         self.announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End."""
+        await super().shutdown(sockets)
+        self.turnstile.book()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal: begin to drain; a second one: stop draining. It is not raised again at the end, as uvicorn's is."""

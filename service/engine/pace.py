@@ -7,7 +7,7 @@ import time
 from collections import Counter
 
 WEIGHT = 1 / 16  # of the latest interval in their mean
-SHARE = 0.45  # of the time that a request has left, which may pass before its turn
+SHARE = 0.4  # of the time that a request has left, which may pass before its turn
 
 
 class Pace:
@@ -47,18 +47,19 @@ class Pace:
                 else:
                     self._interval_s += WEIGHT * (interval_s - self._interval_s)
 
-    def wait_s(self, key: str = "") -> float:
+    def wait_s(self, key: str = "", coming: int = 0) -> float:
         """Seconds until a newcomer's turn has likely come and all before it are done; 0 where nothing is known yet.
 
         Keys take turns: it finds no more ahead of it than its own key's requests, and as many of each other key.
+        coming: so many more are on their way in, of whatever key.
         """
         with self._lock:
             own, keys = self._of.get(key, 0), len(self._of)
             ahead = min(self._inside, (own + 1) * (keys if own else keys + 1))
-        return ahead * (self._interval_s or 0.0)
+        return (ahead + coming) * (self._interval_s or 0.0)
 
-    def allows(self, deadline: float | None, key: str = "") -> bool:
+    def allows(self, deadline: float | None, key: str = "", coming: int = 0) -> bool:
         """Whether a key's request that must be answered by this time.monotonic() second is worth starting."""
-        if self._inside == 0 or deadline is None:
+        if self._inside + coming == 0 or deadline is None:
             return True
-        return self.wait_s(key) <= SHARE * (deadline - time.monotonic())
+        return self.wait_s(key, coming) <= SHARE * (deadline - time.monotonic())
