@@ -88,3 +88,9 @@ def test_uvicorn_speaks_through_it() -> None:
     configure_logging("debug", "json", stream)
     logging.getLogger("uvicorn.error").error("down")
     assert json.loads(stream.getvalue())["logger"] == "uvicorn.error"
+
+
+def test_no_record_asks_for_what_no_line_shows() -> None:
+    configure_logging("info", "json", io.StringIO())
+    record = logging.getLogger("here").makeRecord("here", logging.INFO, "", 0, "", (), None)
+    assert (record.thread, record.process, record.processName) == (None, None, None)

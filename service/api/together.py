@@ -25,7 +25,8 @@ class Together:
         else:
             head, self._head = self._head, None
             self._turn.cancel()
-            self._transport.writelines((head, data))
+            if not self._transport.is_closing():  # of which uvloop's write says nothing, and its writelines complains
+                self._transport.writelines((head, data))
 
     def is_closing(self) -> bool:
         """Whether the connection is."""

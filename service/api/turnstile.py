@@ -93,6 +93,5 @@ class Turnstile:
         metrics = self._runtime.metrics
         for one in refused:
             count(metrics, one.error)
-            token = request_id.set(one.caller.id)
+            request_id.set(one.caller.id)
             report(metrics, one.scope, one.caller, one.error.status, one.body_bytes, one.seconds)
-            request_id.reset(token)

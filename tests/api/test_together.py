@@ -57,7 +57,11 @@ class _Wire:
     def write(self, data: bytes) -> None:
         self.sent.append(data)
 
+    def is_closing(self) -> bool:
+        return self.closed
+
     def writelines(self, parts: Iterable[bytes]) -> None:
+        assert not self.closed  # or uvloop raises
         self.sent.append(b"".join(parts))
 
     def close(self) -> None:
@@ -101,3 +105,15 @@ def test_a_connection_closes_behind_its_head() -> None:
 
     wire = asyncio.run(answer())
     assert (wire.sent, wire.closed) == ([b"head"], True)
+
+
+def test_a_client_that_goes_away_between_head_and_body_is_no_error() -> None:
+    async def answer() -> _Wire:
+        wire = _Wire()
+        together = Together(cast(asyncio.Transport, wire), asyncio.get_running_loop())
+        together.write(b"head")
+        wire.closed = True
+        together.write(b"body")
+        return wire
+
+    assert asyncio.run(answer()).sent == []

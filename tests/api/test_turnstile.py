@@ -8,17 +8,20 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
+import uvicorn
 
-from service.api import heads
+from service.api import heads, server, turnstile
 from service.api.browsers import HEADERS
 from service.api.turnstile import BOOKS_S, Turnstile
 from service.keys.keyring import new_key
+from service.logs import JsonFormatter
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
@@ -122,7 +125,9 @@ def test_answers_keep_the_order_of_their_requests(send: Send) -> None:
 
 
 @pytest.mark.usefixtures("busy")
-@pytest.mark.parametrize(("lines", "version"), [((b"Connection: close",), b"1.1"), ((), b"1.0")])
+@pytest.mark.parametrize(
+    ("lines", "version"), [((b"Connection: close",), b"1.1"), ((), b"1.0"), ((b"Connection: keep-alive",), b"1.0")]
+)
 def test_who_wants_the_connection_closed_gets_that(send: Send, lines: tuple[bytes, ...], version: bytes) -> None:
     connection = send(ask(*lines, version=version))
     ((status, headers, _),) = answers(connection, 1)
@@ -140,6 +145,49 @@ def test_where_as_many_connections_are_open_as_may_be_it_is_closed_too(send: Sen
     assert "8 connections are open" in body["detail"]
 
 
+def test_a_connection_that_is_idle_behind_a_refusal_is_closed(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.uvicorn, "Config", partial(uvicorn.Config, timeout_keep_alive=0.3))
+    runtime = Runtime.start(Settings(models=(tiny_checkpoint,), slots=4), Metrics())
+    with serving(runtime) as url:
+        for _ in full(runtime):
+            where = httpx.URL(url)
+            with socket.create_connection((where.host, cast(int, where.port)), 10) as connection:
+                connection.sendall(ask())
+                answers(connection, 1)
+                assert connection.recv(1) == b""
+
+
+@pytest.mark.usefixtures("busy")
+def test_who_asks_and_does_not_listen_is_not_listened_to(send: Send) -> None:
+    """Or its refusals would wait for it here, as many as it likes."""
+    connection, requests = send(b""), 1000 * ask()
+    connection.settimeout(1)
+    with pytest.raises(TimeoutError):
+        connection.sendall(400 * requests)
+
+
+def test_those_that_came_while_the_loop_was_busy_are_refused_here_too(
+    send: Send, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[None] = []
+    refuse = Turnstile._refuse
+    monkeypatch.setattr(Turnstile, "_refuse", lambda *given: (refused.append(None), refuse(*given))[1])
+    connections = [send(GET) for _ in range(7)]
+    for connection in connections:
+        answers(connection, 1)
+    for _ in full(runtime):
+        monkeypatch.setattr(runtime.entrance.paces["tiny"], "_interval_s", 0.25)  # so that there is room for one more
+        runtime.returns.put(lambda: time.sleep(0.3))
+        time.sleep(0.1)
+        for connection in connections:
+            connection.sendall(ask(b"Content-Type: application/json"))
+        statuses = [answers(connection, 1)[0][0] for connection in connections]
+    assert sorted(statuses) == [422] + [503] * 6
+    assert len(refused) == 6
+
+
 @pytest.mark.usefixtures("busy")
 def test_pages_of_friends_may_read_it(send: Send) -> None:
     ((status, headers, _),) = answers(send(ask(b"Origin: " + FRIEND.encode())), 1)
@@ -147,7 +195,9 @@ def test_pages_of_friends_may_read_it(send: Send) -> None:
 
 
 @pytest.mark.usefixtures("busy")
-def test_it_is_counted_and_logged_soon(send: Send, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_counted_and_logged_soon(
+    send: Send, runtime: Runtime, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def counted() -> tuple[float, float]:
         sample = runtime.metrics.registry.get_sample_value
         labels = {"endpoint": "/predict", "status": "503"}
@@ -158,20 +208,25 @@ def test_it_is_counted_and_logged_soon(send: Send, runtime: Runtime, caplog: pyt
 
     time.sleep(5 * BOOKS_S)  # for those of other tests
     before, limit = counted(), time.monotonic() + 10
+    shown_lines: list[str] = []
+    monkeypatch.setattr(caplog.handler, "emit", lambda record: shown_lines.append(JsonFormatter().format(record)))
     with caplog.at_level(logging.INFO, "service.access"):
-        ((_, headers, body),) = answers(send(ask(b"X-Request-Id: to-be-logged")), 1)
-        while not caplog.records and time.monotonic() < limit:
+        ((_, headers, _),) = answers(send(ask(b"X-Request-Id: to-be-logged")), 1)
+        while not shown_lines and time.monotonic() < limit:
             time.sleep(0.005)
     assert counted() == (before[0] + 1, before[1] + 1)
-    (line,) = caplog.records
-    shown = vars(line)
+    shown = json.loads(*shown_lines)
+    assert shown["request_id"] == "to-be-logged"
     assert (shown["method"], shown["path"], shown["endpoint"], shown["status"]) == ("POST", "/predict", "/predict", 503)
     assert shown["sent_bytes"] == int(headers["content-length"])
     assert 0 < shown["duration_ms"] < 20  # of the refusal, not until the line
     assert shown["client"] == "127.0.0.1"
 
 
-def test_what_was_refused_last_is_counted_before_the_end(tiny_checkpoint: Path) -> None:
+def test_what_was_refused_last_is_counted_before_the_end(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turnstile, "BOOKS_S", 60.0)
     runtime = Runtime.start(Settings(models=(tiny_checkpoint,), slots=4), Metrics())
     busy = full(runtime)
     with serving(runtime) as url:
