@@ -164,8 +164,13 @@ def test_who_asks_and_does_not_listen_is_not_listened_to(send: Send) -> None:
     """Or its refusals would wait for it here, as many as it likes."""
     connection, requests = send(b""), 1000 * ask()
     connection.settimeout(1)
+
+    def pour() -> None:
+        for _ in range(400):
+            connection.sendall(requests)
+
     with pytest.raises(TimeoutError):
-        connection.sendall(400 * requests)
+        pour()
 
 
 def test_those_that_came_while_the_loop_was_busy_are_refused_here_too(
