@@ -21,9 +21,11 @@ from service.runtime import Runtime
 
 log = logging.getLogger(__name__)
 
-SWITCH_S = 0.0005
-"""After which a thread gives way to another. The event loop runs for microseconds at a time beside threads that hold
-the interpreter for milliseconds: at Python's 5 ms, a refusal waited that long several times over."""
+SWITCH_S = 0.00002
+"""After which a thread gives way to another that waits for the interpreter. The event loop and the engine run for
+microseconds at a time in it, beside each other and beside threads that hold it for milliseconds: at Python's 5 ms a
+refusal waited that long several times over, and at .5 ms the engine slept .3 ms a clip, three steps of its own a batch.
+"""
 
 YOUNG_OBJECTS = 10_000
 """So many more than at the last look for cycles, and the next one begins. At Python's 700 they took a twelfth of the
