@@ -9,6 +9,7 @@ Capacity and overload take turns: a machine that is faster for some seconds woul
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ IN_FLIGHT = 8
 
 
 ROUNDS = 3
+_NUMBERS = itertools.count()  # of ledgers, which are written to at their ends
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,6 @@ class _Phases:
     work: str
 
     def run(self, name: str, **plan: Any) -> tuple[list[Call], dict[str, Any]]:
-        ledger = self.folder / f"{self.work}-{name}.jsonl"
+        ledger = self.folder / f"{self.work}-{name}-{next(_NUMBERS)}.jsonl"
         result = in_a_process(Plan(self.service.url, str(ledger), (self.work,), **plan))
         return read(ledger), result
