@@ -71,7 +71,7 @@ def quick(service: Service, folder: Path, chosen: argparse.Namespace) -> dict[st
     before = service.scrape()  # after every kind of work ran once
     calls = users(service, folder, 8)
     calls += _herd(service, folder)
-    figures, more = overload(service, folder, "text", Lengths(4, 5, 5))
+    figures, more = overload(service, folder, "text", Lengths(5, 8, 11))
     result = checks(service, before, calls + more)
     result |= {name: figures[name] for name in ("goodput_ratio", "admitted_p99_ratio", "refusal_p99_ms")}
     return result | {"overload": {"text": figures}}

@@ -24,7 +24,7 @@ TIMES = 10
 IN_FLIGHT = 8
 
 
-ROUNDS = 3
+ROUNDS = 2
 _NUMBERS = itertools.count()  # of ledgers, which are written to at their ends
 
 
