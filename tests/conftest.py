@@ -18,6 +18,7 @@ from tests.checkpoints import build_checkpoint
 
 if TYPE_CHECKING:  # the kernels' tests need nothing of the service, and run where PyTorch and Triton are all there is
     from service.runtime import Runtime
+    from tests.sessions.redis_server import RedisServer
 
 # The same examples in every run: a red test is a change of the code, not of the draw.
 settings.register_profile("suite", deadline=None, derandomize=True, max_examples=50)
@@ -80,3 +81,13 @@ def root_logger() -> Generator[None, None, None]:
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     logging.captureWarnings(False)
+
+
+@pytest.fixture
+def redis() -> Generator[RedisServer, None, None]:
+    """A real one, of the test's own. Tests that ask for it are marked `NEEDED`."""
+    from tests.sessions.redis_server import RedisServer
+
+    server = RedisServer()
+    yield server
+    server.close()

@@ -25,13 +25,6 @@ SLOW = Quota(requests_per_second=0.01, burst=4, steps_per_minute=60)
 
 
 @pytest.fixture
-def redis() -> Generator[RedisServer, None, None]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def store(redis: RedisServer) -> Generator[RedisStore, None, None]:
     store = RedisStore(redis.url)
     yield store

@@ -29,13 +29,6 @@ Kept = tuple[float | None, float | None]
 
 
 @pytest.fixture
-def redis() -> Generator[RedisServer, None, None]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def make(redis: RedisServer) -> Generator[Callable[..., Sessions], None, None]:
     """Sessions as one replica has them."""
     with ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +69,6 @@ def test_without_a_store_what_leaves_memory_is_gone_and_says_so(tiny_checkpoint:
         gone, kept = steps(url, ids[0], ROWS), steps(url, ids[-1], ROWS)
         assert (gone.status_code, gone.json()["code"], kept.status_code) == (404, "not_found", 200)
         assert "given up for lack of room" in gone.json()["detail"]
-
-
-@pytest.fixture
-def redis() -> Generator[RedisServer, None, None]:
-    server = RedisServer()
-    yield server
-    server.close()
 
 
 @NEEDED
