@@ -4,7 +4,7 @@
 
 The event loop is woken where there is something to tell, and not for each of the hundred codes of a clip. What waits in
 the deque is no more than the tokens make: a reader who is slow holds up neither the engine nor anybody else, and
-pictures are made when the reader has taken what was before them.
+pictures are made when the reader has taken what was before them, of all the rows that have come by then.
 """
 
 from __future__ import annotations
@@ -112,8 +112,7 @@ class GenerationStream:
         ready: list[bytes] = []
         while True:
             done = self._future.done()  # before the deque is emptied: what it told before its end is in there
-            while self._came:
-                choice, part = self._came.popleft()
+            for choice, part in self._take():
                 if ready and not isinstance(part, PartStarted | TextGrown):  # it is encoded when those are taken
                     yield b"".join(ready)
                     ready.clear()
@@ -123,8 +122,18 @@ class GenerationStream:
                 ready.clear()
             if done:
                 return
-            if not await self._news(keep_alive_s):
+            if not self._came and not await self._news(keep_alive_s):
                 yield KEEP_ALIVE
+
+    def _take(self) -> list[tuple[int, Event]]:
+        """What came, less the rows of a picture of which more came: a delta has all of its rows."""
+        came = [self._came.popleft() for _ in range(len(self._came))]
+        latest = {(choice, part.index): part for choice, part in came if isinstance(part, RowArrived)}
+        return [
+            (choice, part)
+            for choice, part in came
+            if not isinstance(part, RowArrived) or latest[choice, part.index] is part
+        ]
 
     async def _part(self, choice: int, told: Event) -> bytes:
         codecs = self.answering.codecs

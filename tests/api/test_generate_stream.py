@@ -122,7 +122,7 @@ async def test_each_part_starts_grows_and_completes(client: httpx.AsyncClient, m
             assert [event["audio_wav"] for event in deltas] == [completed["part"]["data"]]
         else:
             pictures = [event["image_png"] for event in deltas]
-            assert len(pictures) == len(set(pictures)) == 4  # one more row of codes each
+            assert 1 <= len(pictures) == len(set(pictures)) <= 4  # by a row of codes or more each
             assert {picture_size({"mime_type": "image/png", "data": data}) for data in pictures} == {(16, 16)}
             assert pictures[-1] == completed["part"]["data"]
     assert set(kinds) == {"text", "image", "audio"}

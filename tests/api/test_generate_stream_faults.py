@@ -39,10 +39,12 @@ def runtime(trio_checkpoint: Path) -> Generator[Runtime, None, None]:
 class Told:
     """A stream whose engine is the test: it tells tokens, and answers."""
 
-    def __init__(self, folder: Path, runtime: Runtime, keep_alive_s: float = 60, deadline_s: float = 60) -> None:
+    def __init__(
+        self, folder: Path, runtime: Runtime, keep_alive_s: float = 60, deadline_s: float = 60, n: int = 1
+    ) -> None:
         checkpoint = load_generative(folder)
         codecs = Codecs.load(folder, checkpoint.config.codecs, TRIO)
-        body = checked({"prompt": PROMPT, "max_tokens": MOST, "seed": 7}, 10**6).body
+        body = checked({"prompt": PROMPT, "max_tokens": MOST, "seed": 7, "n": n}, 10**6).body
         params = sampling_of(body, checkpoint.config, 4096)
         settings = runtime.settings.model_copy(update={"keep_alive_s": keep_alive_s})
         edge = Edge(_Like(settings=settings, metrics=runtime.metrics))  # type: ignore[arg-type]
@@ -63,8 +65,8 @@ class Told:
         self.tell = listener
         return self.future
 
-    def token(self, token: int) -> None:
-        self.tell(TokenDrawn(0, token, None, (), False))
+    def token(self, token: int, choice: int = 0) -> None:
+        self.tell(TokenDrawn(choice, token, None, (), False))
 
     def end(self, *tokens: int) -> None:
         self.tell(ChoiceEnded(0, "stop", 0))
@@ -90,7 +92,7 @@ async def each(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, Non
 
 @pytest.fixture
 def told(trio_checkpoint: Path, runtime: Runtime) -> Callable[..., Told]:
-    return lambda **times: Told(trio_checkpoint, runtime, **times)
+    return lambda **more: Told(trio_checkpoint, runtime, **more)
 
 
 async def test_silence_is_filled_with_comments(told: Callable[..., Told]) -> None:
@@ -202,19 +204,43 @@ async def test_the_loop_is_woken_where_there_is_something_to_tell(
     assert len(woken) == 4
 
 
-async def test_a_picture_is_encoded_once_a_row(told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_picture_is_encoded_when_its_reader_is_there_with_all_rows_that_came(
+    told: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, image = told(), TRIO.media["image"]
     codec = one.stream.answering.codecs.image
     assert codec is not None
     encode, encoded = codec.png, []
-    monkeypatch.setattr(codec, "png", lambda *arguments: encoded.append(True) or encode(*arguments))
+    monkeypatch.setattr(codec, "png", lambda codes, rows: encoded.append(rows) or encode(codes, rows))
     codes = [TRIO.span("image").start + code % 7 for code in range(16)]
-    await one.begin(image.open, *codes, image.close)
+    await one.begin(image.open, *codes[:8])
+    chunks = each(one.stream.chunks())
+    came = [await anext(chunks) for _ in range(3)]  # two rows, as one
+    for code in codes[8:12]:
+        one.token(code)
+    came.append(await anext(chunks))
+    for code in (*codes[12:], image.close):
+        one.token(code)
     one.end(image.open, *codes, image.close)
-    events = [parsed(chunk) async for chunk in each(one.stream.chunks())]
-    assert len(encoded) == 4
-    data = base64.b64encode(encode(torch.tensor(codes) - TRIO.span("image").start)).decode()
-    assert events[-2]["part"] == {"type": "image", "mime_type": "image/png", "data": data}
+    came += [chunk async for chunk in chunks]
+    assert encoded == [2, 3, 4]  # and not once more for the whole
+    events = [parsed(chunk) for chunk in came]
+    assert [event["type"] for event in events[1:-1]] == ["part.started", *["part.delta"] * 3, "part.completed"]
+    whole = base64.b64encode(encode(torch.tensor(codes) - TRIO.span("image").start)).decode()
+    assert events[-2]["part"] == {"type": "image", "mime_type": "image/png", "data": whole}
+    assert events[-3]["image_png"] == whole
+
+
+async def test_pictures_that_came_together_are_not_mixed_up(told: Callable[..., Told]) -> None:
+    one, image, start = told(n=2), TRIO.media["image"], TRIO.span("image").start
+    await one.begin(image.open, *[start] * 16, image.close, image.open, *[start + 1] * 4)
+    for code in (image.open, *[start + 2] * 4):
+        one.token(code, choice=1)
+    chunks = each(one.stream.chunks())
+    events = [parsed(await anext(chunks)) for _ in range(8)]
+    deltas = [event for event in events if event["type"] == "part.delta"]
+    assert [(event["choice_index"], event["index"]) for event in deltas] == [(0, 0), (0, 1), (1, 0)]
+    assert len({event["image_png"] for event in deltas}) == 3
 
 
 async def test_the_engine_may_tell_when_the_loop_is_gone(trio_checkpoint: Path, runtime: Runtime) -> None:
