@@ -46,8 +46,13 @@ def processes(
 
 
 def predict(process: Process, seed: int) -> httpx.Response:
-    features = {name: rows.tolist() for name, rows in clip(seed, audio=40).items()}
+    features = {name: rows.tolist() for name, rows in clip(seed, audio=400).items()}
     return httpx.post(f"{process.url}/predict", json={"features": features}, timeout=60)
+
+
+def inside(process: Process, model: str) -> float:
+    """Requests that run or wait for a slot."""
+    return sum(process.sample(f'requests_{what}{{model="{model}"}}') for what in ("running", "waiting"))
 
 
 def events(process: Process, seed: int) -> list[str]:
@@ -94,18 +99,18 @@ class Talker(threading.Thread):
 def test_what_runs_ends_and_streams_go_on_elsewhere(processes: tuple[Process, Process]) -> None:
     leaving, other = processes
     talkers = [Talker(leaving, 400, silent=silent) for silent in (False, False, True)]
-    for talker in talkers:
-        talker.start()
     with ThreadPoolExecutor(8) as pool:
         clips = [pool.submit(predict, leaving, seed) for seed in range(4)]
         generations = [pool.submit(events, leaving, seed) for seed in range(2)]
         limit = time.monotonic() + 60
-        running = 'requests_running{model="%s"}'
-        while leaving.sample(running % "tiny") < 2 or leaving.sample(running % "trio") < 2:
-            assert time.monotonic() < limit, "nothing runs"
+        while inside(leaving, "tiny") < 4 or inside(leaving, "trio") < 2:
+            assert time.monotonic() < limit, "not all were let in"
+        for talker in talkers:
+            talker.start()
         while min(talker.sent for talker in talkers) < 8:
             assert time.monotonic() < limit, "the streams do not get on"
             time.sleep(0.01)
+        assert inside(leaving, "tiny") >= 4, "the clips ended too soon to show anything"
         leaving.popen.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         while httpx.get(f"{leaving.url}/readyz").status_code == 200:
