@@ -25,7 +25,7 @@ MARKS = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", r
 COMMANDS = {
     "quick": "make load-quick",
     "full": "make load",
-    "soak": "python -m load_tests soak --requests 100000",
+    "soak": "make soak",
     "capacity": "make capacity",
 }
 
