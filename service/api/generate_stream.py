@@ -122,7 +122,7 @@ class GenerationStream:
                 ready.clear()
             if done:
                 return
-            if not self._came and not await self._news(keep_alive_s):
+            if not await self._news(keep_alive_s):
                 yield KEEP_ALIVE
 
     def _take(self) -> list[tuple[int, Event]]:

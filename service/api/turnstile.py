@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
@@ -63,7 +63,7 @@ class Turnstile:
             key = identified(HTTPConnection(scope), runtime.keys).name if runtime.keys else ""
             check_room(runtime, scope, time.monotonic(), key, self._coming)
         except Overloaded as error:
-            return self._refuse(error, scope, headers)
+            return self._refuse(error, scope, headers, key)
         except ServiceError:
             pass
         return None
@@ -79,8 +79,9 @@ class Turnstile:
     def _came(self) -> None:
         self._coming -= 1
 
-    def _refuse(self, error: Overloaded, scope: Scope, headers: Sequence[Header]) -> bytes:
+    def _refuse(self, error: Overloaded, scope: Scope, headers: Sequence[Header], key: str) -> bytes:
         caller = Caller.enter(scope)
+        caller.owner = replace(caller.owner, key=key)
         answer, body_bytes = problem_message(error, caller.id, headers)
         if not self._refused:
             asyncio.get_running_loop().call_later(BOOKS_S, self.book)

@@ -244,8 +244,9 @@ def test_what_was_refused_last_is_counted_before_the_end(
 
 
 def test_only_keys_that_are_known_hear_of_it_and_it_costs_them_nothing(
-    tiny_checkpoint: Path, secret: tuple[str, Path]
+    tiny_checkpoint: Path, secret: tuple[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "service.access")
     key, path = secret
     runtime = Runtime.start(Settings(models=(tiny_checkpoint,), slots=4, api_keys_file=path), Metrics())
     asked = as_json(clip(0, text=4))
@@ -258,6 +259,7 @@ def test_only_keys_that_are_known_hear_of_it_and_it_costs_them_nothing(
                 asked_wrong = known(asked, wrong, {"X-Deadline-Ms": "1000"})
                 assert httpx.post(f"{url}/predict", **asked_wrong).status_code == 401
         assert httpx.post(f"{url}/predict", timeout=30, **known(asked, key)).status_code == 200
+    assert [vars(line)["key"] for line in caplog.records if vars(line).get("status") == 503] == ["alice"] * 5
 
 
 def known(asked: dict[str, Any], key: str, more: dict[str, str] | None = None) -> dict[str, Any]:
