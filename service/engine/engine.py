@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from prometheus_client import Histogram
 
 from service.engine.request import Batch, NotFinite, R, Request
 from service.engine.runner import Runner
@@ -49,33 +50,38 @@ class Lane:
     def __init__(self, name: str, runner: Runner[Any], limits: Limits, metrics: Metrics) -> None:
         self.name, self.runner, self.metrics = name, runner, metrics
         self.traces = BatchTraces()
-        self._running, self._waiting = metrics.requests_running.labels(name), metrics.requests_waiting.labels(name)
-        self._used = metrics.state_slots.labels(name, "used")
-        self.scheduler = Scheduler(limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner)
+        self.scheduler = scheduler = Scheduler(
+            limits.slots, limits.chunk_steps, limits.step_budget, self._retired, runner
+        )
         self._unseated = 0  # that the metrics know of
+        self._queue_duration = metrics.queue_duration_seconds.labels(name)
+        self._of_phase: dict[str, tuple[Histogram, ...]] = {}  # of a batch: its duration, sequences, steps
         metrics.state_slots.labels(name, "total").set(limits.slots)
-        self.observe()
+        # Counted when they are asked for, and not at every step.
+        metrics.state_slots.labels(name, "used").set_function(lambda: scheduler.used)
+        metrics.requests_running.labels(name).set_function(lambda: scheduler.running)
+        metrics.requests_waiting.labels(name).set_function(lambda: scheduler.waiting)
 
     def step(self) -> bool:
-        """One turn: choose, run, deliver. -> whether there was anything to run."""
-        batch = self.scheduler.schedule()
-        if batch is None:
-            self.observe()
+        """One turn: choose, run, deliver. -> whether there may be more to run."""
+        if self.scheduler.idle:
             return False
-        self.observe()
+        batch = self.scheduler.schedule()
+        self._count_unseated()
+        if batch is None:
+            return False
         self._run(batch)
-        self.observe()
-        return True
+        return not self.scheduler.idle
 
     def _run(self, batch: Batch) -> None:
         """Run a batch and deliver; where there is no memory for it, its halves; without halves it is refused."""
         begun = time.monotonic()
-        about: dict[str, Any] = {"model": self.name, "requests": [request.id for request in batch.requests]}
         try:
             outputs = self.runner.run(batch)
         except OutOfMemory:
             halves = batch.halves()
-            logger.warning("no memory for a batch", extra={**about, "steps": batch.steps, "parts": len(halves)})
+            about = {**self._about(batch.requests), "steps": batch.steps, "parts": len(halves)}
+            logger.warning("no memory for a batch", extra=about)
             for half in halves:
                 self._run(half)
             if not halves:
@@ -83,38 +89,42 @@ class Lane:
                 self.scheduler.fail(batch, Overloaded(detail, retry_after_s=RETRY_AFTER_S))
             return
         except Exception as error:
-            logger.exception("batch failed", extra=about)
+            logger.exception("batch failed", extra=self._about(batch.requests))
             self.scheduler.fail(batch, error)
             return
         ended = time.monotonic()
         self._observe_batch(batch, ended - begun)
         self.traces.ran(batch, begun, ended)
         for request, fault in self.scheduler.deliver(batch, outputs).items():
-            about = {"model": self.name, "requests": [request.id]}
+            about = self._about([request])
             if isinstance(fault, NotFinite):
                 logger.error("output is not finite", extra=about)
                 self.metrics.nonfinite_outputs_total.labels("inference").inc()
             else:
                 logger.error("delivery failed", exc_info=fault, extra=about)
 
-    def observe(self) -> None:
-        """Set the gauges of the queue and the slots."""
-        self._running.set(self.scheduler.running)
-        self._waiting.set(self.scheduler.waiting)
-        self._used.set(self.scheduler.used)
+    def _about(self, requests: Sequence[Request[Any]]) -> dict[str, Any]:
+        """For the logs."""
+        return {"model": self.name, "requests": [request.id for request in requests]}
+
+    def _count_unseated(self) -> None:
         if unseated := self.scheduler.unseated - self._unseated:
             self._unseated = self.scheduler.unseated
             self.metrics.unseated_total.labels(self.name).inc(unseated)
 
     def _observe_batch(self, batch: Batch, seconds: float) -> None:
         phase = batch.phase
-        self.metrics.inference_duration_seconds.labels(self.name, phase).observe(seconds)
-        self.metrics.batch_size.labels(self.name, phase).observe(len(batch.works))
-        self.metrics.batch_steps.labels(self.name, phase).observe(batch.steps)
+        histograms = self._of_phase.get(phase)
+        if histograms is None:
+            of = self.metrics
+            families = of.inference_duration_seconds, of.batch_size, of.batch_steps
+            histograms = self._of_phase[phase] = tuple(family.labels(self.name, phase) for family in families)
+        for histogram, value in zip(histograms, (seconds, len(batch.works), batch.steps), strict=True):
+            histogram.observe(value)
 
     def _retired(self, request: Request[Any], outcome: str) -> None:
         if request.started_s is not None:
-            self.metrics.queue_duration_seconds.labels(self.name).observe(request.started_s - request.submitted_s)
+            self._queue_duration.observe(request.started_s - request.submitted_s)
         if outcome == "cancelled":
             self.metrics.cancellations_total.labels("queue" if request.started_s is None else "inference").inc()
         self.traces.retired(request, outcome)
@@ -177,15 +187,11 @@ class Engine:
             self._receive(wait=False)
             for lane in self._lanes.values():
                 lane.scheduler.fail_all(EngineDown(DOWN))
-                lane.observe()
 
     def _receive(self, *, wait: bool) -> None:
         """Move what lies in the inbox to the schedulers; with `wait`, sleep until something comes."""
-        while True:
-            try:
-                message = self._inbox.get(block=wait)
-            except queue.Empty:
-                return
+        while wait or not self._inbox.empty():  # nobody else takes from it
+            message = self._inbox.get()
             wait = False
             if message is not None:
                 lane, requests = message

@@ -65,7 +65,7 @@ class Flows:
         self._flows: dict[tuple[str, Priority], Flow] = {}
 
     def __iter__(self) -> Iterator[Flow]:
-        return iter(self._flows.values())
+        return iter(list(self._flows.values()))  # a copy: others count requests while one is added
 
     def of(self, owner: Owner) -> Flow:
         """The owner's flow at the request's priority."""
@@ -88,7 +88,9 @@ class Flows:
     def next_to_seat(self) -> Flow | None:
         """Whose first waiting request is to have slots next."""
         waiting = [flow for flow in self if flow.waiting]
-        return min(waiting, key=lambda f: (f.rows / f.weight, f.served, f.waiting[0].submitted_s), default=None)
+        if len(waiting) < 2:
+            return waiting[0] if waiting else None
+        return min(waiting, key=lambda f: (f.rows / f.weight, f.served, f.waiting[0].submitted_s))
 
     def to_unseat(self, flow: Flow, slots: int) -> list[Request[Any]]:
         """Whom to take `slots` slots from for a flow's first waiting request; nobody where it is not worth it.

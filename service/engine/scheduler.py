@@ -25,7 +25,7 @@ class Rows(Protocol):
 
 
 class Scheduler:
-    """One model's requests on a fixed number of slots. Used by the engine thread alone.
+    """One model's requests on a fixed number of slots. Used by the engine thread alone; any other may read its counts.
 
     Whose turn it is is for `flows` to say. A request takes all of its slots as soon as so many are free; where others
     hold more than their share, requests of theirs are unseated for it, and go on from a copy of their rows later.
@@ -58,6 +58,11 @@ class Scheduler:
     def running(self) -> int:
         """Requests on slots."""
         return sum(len(flow.running) for flow in self._flows)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has no requests."""
+        return not any(flow.active for flow in self._flows)
 
     @property
     def used(self) -> int:

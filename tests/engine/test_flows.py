@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from service.engine.clip_program import ClipProgram, Result
 from service.engine.engine import Lane, Limits
-from service.engine.flows import WEIGHTS
+from service.engine.flows import WEIGHTS, Flows
 from service.engine.generation import Generation
 from service.engine.generation_program import GenerationProgram
 from service.engine.request import Batch, Request
@@ -148,6 +148,17 @@ def test_keys_that_always_have_work_are_served_alike(
         desk.turn()
         served = [desk.steps[str(key)] for key in range(keys)]
         assert max(served) - min(served) <= 2 * chunk_steps
+
+
+def test_flows_may_be_counted_while_another_comes() -> None:
+    """The metrics are read on another thread than the one that adds."""
+    flows, found = Flows(), 0
+    for key in range(3):
+        flows.of(Owner(str(key)))
+    for _ in flows:
+        flows.of(Owner(f"other {found}"))
+        found += 1
+    assert found == 3
 
 
 def test_a_flow_that_had_nothing_to_do_saves_nothing_up() -> None:
