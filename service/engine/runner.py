@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import accumulate, pairwise
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -72,11 +71,14 @@ class Runner(ABC, Generic[P]):
             chunk, reads = self._packed(works)
             copies = {work: allocate_row(self.state) for work in works if work.capture}
         values = self.model.run(chunk, self.state).numpy()
-        ends = accumulate(map(len, reads), initial=0)
-        outputs = self.outputs(works, [values[begin:end] for begin, end in pairwise(ends)])
+        parts, begin = [], 0
+        for read in reads:
+            parts.append(values[begin : begin + len(read)])
+            begin += len(read)
+        outputs = self.outputs(works, parts)
         for work in works:
-            self._seen[work.slot] = work.steps + (0 if work.fresh else self._seen[work.slot])
-            self._through[work.slot] = self._instructions | (set() if work.fresh else self._through[work.slot])
+            seen, through = (0, self._instructions) if work.fresh else (self._seen[work.slot], self._through[work.slot])
+            self._seen[work.slot], self._through[work.slot] = seen + work.steps, through | self._instructions
             if work.capture:
                 work.request.program.captured(work, self._capture(work.slot, copies[work]))
         return outputs
@@ -103,15 +105,20 @@ class Runner(ABC, Generic[P]):
 
     def _packed(self, works: Sequence[Work]) -> tuple[P, Sequence[range]]:
         """The works as one chunk, and the steps of each that the head is read at."""
-        offsets = list(accumulate((work.steps for work in works), initial=0))
+        offsets, places = [0], list[int]()
         reads = [self.reads(work) for work in works]
+        for work, read in zip(works, reads, strict=True):
+            begin = offsets[-1]
+            offsets.append(begin + work.steps)
+            places += range(begin + read.start, begin + read.stop)
+        # Parts of one array: of what is made for a step, few things are dearer than a tensor from a list.
+        numbers = np.array([*offsets, *(work.slot for work in works), *places], np.int64)
+        count = len(works)
         packing = Packing(
-            offsets=torch.tensor(offsets),
-            slots=torch.tensor([work.slot for work in works]),
-            fresh=torch.tensor([work.fresh for work in works]),
-            reads=torch.tensor(
-                [begin + step for begin, read in zip(offsets, reads, strict=False) for step in read], dtype=torch.int64
-            ),
+            offsets=torch.from_numpy(numbers[: count + 1]),
+            slots=torch.from_numpy(numbers[count + 1 : 2 * count + 1]),
+            fresh=torch.from_numpy(np.array([work.fresh for work in works])),
+            reads=torch.from_numpy(numbers[2 * count + 1 :]),
         )
         return self.chunk(works, packing), reads
 
@@ -170,7 +177,7 @@ class ClipRunner(Runner[Chunk]):
         present = [_clip(work).clip.present[:, work.start : work.stop] for work in works]
         return Chunk(
             inputs={name: self._packed_values(works, name, dim) for name, dim in self.modalities.items()},
-            present=torch.from_numpy(np.concatenate(present, axis=1)),
+            present=_joined(present, axis=1),
             alone=any(_clip(work).alone for work in works),
             **vars(packing),
         )
@@ -189,9 +196,8 @@ class ClipRunner(Runner[Chunk]):
         parts = []
         for work in works:
             values = _clip(work).clip.values.get(modality)
-            rows = np.zeros((work.steps, dim), np.float32)
-            parts.append(rows if values is None else values[work.start : work.stop])
-        return torch.from_numpy(np.concatenate(parts))
+            parts.append(np.zeros((work.steps, dim), np.float32) if values is None else values[work.start : work.stop])
+        return _joined(parts)
 
 
 class TokenRunner(Runner[TokenChunk]):
@@ -204,7 +210,8 @@ class TokenRunner(Runner[TokenChunk]):
     def chunk(self, works: Sequence[Work], packing: Packing) -> TokenChunk:
         """The tokens that the works read."""
         return TokenChunk(
-            tokens=torch.tensor([i for work in works for i in _reading(work).tokens(work)]), **vars(packing)
+            tokens=torch.from_numpy(np.array([i for work in works for i in _reading(work).tokens(work)], np.int64)),
+            **vars(packing),
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Drawn | None]:
@@ -222,6 +229,12 @@ class TokenRunner(Runner[TokenChunk]):
 def allocate_row(state: State) -> State:
     """Room for a copy of one slot, in the host's memory: what is kept leaves the device."""
     return {name: torch.empty(tensor.shape[1:], dtype=tensor.dtype) for name, tensor in state.items()}
+
+
+def _joined(parts: Sequence[NDArray[Any]], axis: int = 0) -> Tensor:
+    """Arrays one after the other. One alone is not copied if it may be written to, or PyTorch makes no tensor of it."""
+    alone = len(parts) == 1 and parts[0].flags.carray  # aligned and contiguous as well
+    return torch.from_numpy(parts[0] if alone else np.concatenate(parts, axis=axis))
 
 
 def _clip(work: Work) -> ClipProgram:

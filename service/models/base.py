@@ -21,9 +21,9 @@ class StateTensor:
     initial: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Packing:
-    """How packed steps belong to sequences, each on its slot.
+    """How packed steps belong to sequences, each on its slot. Nobody changes one: it is not frozen for speed alone.
 
     offsets [b + 1] int64    sequence i is the rows offsets[i]:offsets[i + 1]; empty sequences are legal
     slots   [b] int64        distinct rows of the state
@@ -37,7 +37,7 @@ class Packing:
     reads: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class Chunk(Packing):
     """Packed steps of features.
 
@@ -51,7 +51,7 @@ class Chunk(Packing):
     alone: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class TokenChunk(Packing):
     """Packed tokens. tokens [t] int64, ids of the model's vocabulary."""
 

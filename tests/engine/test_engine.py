@@ -91,6 +91,30 @@ def test_answers_are_those_of_each_clip_alone(start: Start, slots: int, read_all
     assert bench.value("state_slots", state="total") == slots
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_clip_is_read_as_it_lies_and_may_be_read_only(start: Start, count: int) -> None:
+    clips = [random_clip(np.random.default_rng(seed), 4) for seed in range(count)]
+    before = [{name: rows.tobytes() for name, rows in clip.values.items()} for clip in clips]
+    bench = start(MODEL)
+    futures = bench.submit(*clips)
+    for future, clip in zip(futures, clips, strict=True):
+        _assert_answers(future, clip)
+        for array in (*clip.values.values(), clip.present):
+            array.flags.writeable = False  # as what came as a file is
+    for future, again in zip(futures, bench.submit(*clips), strict=True):
+        np.testing.assert_allclose(again.result(60).outputs, future.result(60).outputs, rtol=1e-5, atol=1e-5)
+    assert [{name: rows.tobytes() for name, rows in clip.values.items()} for clip in clips] == before
+
+
+def test_a_turn_tells_whether_there_is_more_to_run() -> None:
+    """What the engine's thread sleeps by: neither may it sleep on what is left, nor wake for nothing."""
+    lane = Lane("tiny", ClipRunner(MODEL, WIDTHS, 1), Limits(1, 4, 8), Metrics())
+    assert not lane.step()
+    for steps in (6, 1):
+        lane.scheduler.add(Request("test", ClipProgram(random_clip(np.random.default_rng(0), steps))))
+    assert [lane.step() for _ in range(4)] == [True, True, False, False]
+
+
 def test_a_raising_model_answers_its_batch_and_goes_on(start: Start) -> None:
     gate = Gate()
 

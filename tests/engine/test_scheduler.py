@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from concurrent.futures import CancelledError
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -158,6 +159,18 @@ def test_a_value_that_is_not_finite_fails_its_own_request_only() -> None:
     assert good.future.result(0)
     desk.assert_idle()
     assert sorted(desk.left) == [("bad", "failed"), ("good", "completed")]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [(0, 0), (1, 4), (2, 2)])
+def test_one_value_that_is_not_finite_is_enough(place: tuple[int, int], bad: float) -> None:
+    desk = Desk()
+    request = desk.add("bad", 3, read_all=True)
+    output = np.zeros((3, 10), np.float32)[:, ::2]  # as where the head is read twice: not contiguous
+    output[place] = bad
+    (fault,) = desk.scheduler.deliver(desk.schedule(), [output]).values()
+    assert isinstance(fault, NotFinite)
+    assert isinstance(request.future.exception(0), NotFinite)
 
 
 @pytest.mark.parametrize(
