@@ -114,13 +114,14 @@ class Runner(ABC, Generic[P]):
         # Parts of one array: of what is made for a step, few things are dearer than a tensor from a list.
         numbers = np.array([*offsets, *(work.slot for work in works), *places], np.int64)
         count = len(works)
-        packing = Packing(
+        chunk = self.chunk(
+            works,
             offsets=torch.from_numpy(numbers[: count + 1]),
             slots=torch.from_numpy(numbers[count + 1 : 2 * count + 1]),
             fresh=torch.from_numpy(np.array([work.fresh for work in works])),
             reads=torch.from_numpy(numbers[2 * count + 1 :]),
         )
-        return self.chunk(works, packing), reads
+        return chunk, reads
 
     def _take_over(self, batch: Batch) -> None:
         """Fill the rows that go on from a snapshot, then those that go on from another row."""
@@ -151,8 +152,8 @@ class Runner(ABC, Generic[P]):
         """Which of a work's steps the head is read at, counted from its first."""
 
     @abstractmethod
-    def chunk(self, works: Sequence[Work], packing: Packing) -> P:
-        """The works' steps, one after the other."""
+    def chunk(self, works: Sequence[Work], **packing: Tensor) -> P:
+        """The works' steps, one after the other. packing: what a `Packing` is made of."""
 
     @abstractmethod
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Any]:
@@ -172,14 +173,14 @@ class ClipRunner(Runner[Chunk]):
         """The last step of a clip, or every step, as the clip's program asks."""
         return _clip(work).reads(work)
 
-    def chunk(self, works: Sequence[Work], packing: Packing) -> Chunk:
+    def chunk(self, works: Sequence[Work], **packing: Tensor) -> Chunk:
         """The clips' values and masks. A clip that lacks a modality has rows that are never read."""
         present = [_clip(work).clip.present[:, work.start : work.stop] for work in works]
         return Chunk(
             inputs={name: self._packed_values(works, name, dim) for name, dim in self.modalities.items()},
             present=_joined(present, axis=1),
             alone=any(_clip(work).alone for work in works),
-            **vars(packing),
+            **packing,
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[NDArray[np.float32]]:
@@ -207,11 +208,11 @@ class TokenRunner(Runner[TokenChunk]):
         """The last token of a decode piece; none of a prompt's chunk."""
         return range(work.steps - 1, work.steps) if work.decode else range(0)
 
-    def chunk(self, works: Sequence[Work], packing: Packing) -> TokenChunk:
+    def chunk(self, works: Sequence[Work], **packing: Tensor) -> TokenChunk:
         """The tokens that the works read."""
         return TokenChunk(
             tokens=torch.from_numpy(np.array([i for work in works for i in _reading(work).tokens(work)], np.int64)),
-            **vars(packing),
+            **packing,
         )
 
     def outputs(self, works: Sequence[Work], values: Sequence[NDArray[np.float32]]) -> Sequence[Drawn | None]:
@@ -232,7 +233,7 @@ def allocate_row(state: State) -> State:
 
 
 def _joined(parts: Sequence[NDArray[Any]], axis: int = 0) -> Tensor:
-    """Arrays one after the other. One alone is not copied if it may be written to, or PyTorch makes no tensor of it."""
+    """Arrays one after the other. One alone is not copied; a read-only one is: PyTorch makes no tensor of that."""
     alone = len(parts) == 1 and parts[0].flags.carray  # aligned and contiguous as well
     return torch.from_numpy(parts[0] if alone else np.concatenate(parts, axis=axis))
 
