@@ -116,7 +116,8 @@ sanitize: .venv/.installed
 	$(BIN)/cmake --install $(SANITIZED) --prefix $(SANITIZED)/installed
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m tests.sanitized $(SANITIZED)/installed/service/kernels/cpu \
-		tests/kernels/test_cpu_ops.py tests/models/test_mixture_of_mamba_cpu.py tests/models/test_coupled_mamba_cpu.py
+		tests/kernels/test_cpu_ops.py tests/kernels/test_squeezed_weights.py \
+		tests/models/test_mixture_of_mamba_cpu.py tests/models/test_coupled_mamba_cpu.py
 
 # All GPU kernels, compiled without one; see docs/gpu.md.
 KERNELS := build/kernels

@@ -148,15 +148,18 @@ def mixture_of_mamba_needs(
     reads: int,
     weights: int,
     dtype: torch.dtype = torch.float32,
+    weight_bytes: int | None = None,
 ) -> Needs:
     """Of `sequences` that read `steps` tokens each in one batch, with the head over `ids` at the last `reads` of them.
 
-    dtype is that of the weights and of the products. Bytes: the weights once, or with every read where they are more
-    than a cache holds; the states, read and written, where they are. Exponentials: N decays a channel and token, and
-    three for the two SiLU and the softplus. Flops: the maps and the head.
+    dtype is that of the weights and of the products; weight_bytes, what the weights take where they are kept in fewer
+    bytes than `dtype` would. Bytes: the weights once, or with every read where they are more than a cache holds; the
+    states, read and written, where they are. Exponentials: N decays a channel and token, and three for the two SiLU
+    and the softplus. Flops: the maps and the head.
     """
     rows, channels = sequences * steps, c.n_layers * c.d_inner
-    weight_bytes = weights * dtype.itemsize
+    if weight_bytes is None:
+        weight_bytes = weights * dtype.itemsize
     state_bytes = FLOAT_BYTES * sequences * channels * (c.d_state + c.d_conv - 1)
     passes = reads if weight_bytes > CACHE_BYTES else 1
     taps = 2 * rows * channels * c.d_conv

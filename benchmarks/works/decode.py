@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks import peers
 from benchmarks.figures import Bench, Figure
-from benchmarks.floors import mixture_of_mamba_needs
+from benchmarks.floors import Needs, mixture_of_mamba_needs
 from benchmarks.llama.rival import NAME as LLAMA
 from benchmarks.llama.rival import Llama, installed, llama
 from benchmarks.pinning import ALL, unpinned
@@ -54,6 +54,12 @@ class Ours:
         """Weights in bf16."""
         program = MixtureOfMambaProgram(model, dtype=torch.bfloat16, threads=threads)
         return cls(program, allocate(program.state_tensors(), count))
+
+    def needs(self, count: int, length: int, weights: int) -> Needs:
+        """What a step cannot avoid. Of the bytes the program keeps, a step reads all but the embedding's."""
+        program, ids = self.program, self.program.vocabulary.size
+        read = program.weight_bytes - ids * program.config.d_model * program.dtype.itemsize
+        return mixture_of_mamba_needs(program.config, ids, count, length, 1, weights, program.dtype, read)
 
     def step(self, tokens: Tensor, *, fresh: bool) -> Callable[[], Tensor]:
         """A call that runs [b, l] tokens from the states on, or from the start -> the last tokens' logits [b, ids]."""
@@ -166,8 +172,7 @@ def _compare(bench: Bench, ours: Ours, rivals: Rivals, count: int, length: int, 
         raise RuntimeError(f"{work}: logits differ by {apart} of the largest, more than {TOLERANCE}")
     mine = ours.step(second, fresh=False) if length == 1 else ours.step(first, fresh=True)
     timings = bench.compare({"ours": mine} | runs)
-    config, ids = ours.program.config, SIZES["vocab_size"]
-    floor = mixture_of_mamba_needs(config, ids, count, length, 1, weights, torch.bfloat16).floor(bench.rates)
+    floor = ours.needs(count, length, weights).floor(bench.rates)
     for name, difference in apart.items():
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=difference)
 
@@ -179,6 +184,5 @@ def _scaling(bench: Bench, ours: Ours, both: Ours, count: int, weights: int) -> 
     apart = float((runs["both"]() - runs["one"]()).abs().max())
     timings = bench.compare(runs)
     work = f"decode/mamba-130m, bf16/{count} at once, two cores"
-    needs = mixture_of_mamba_needs(ours.program.config, SIZES["vocab_size"], count, 1, 1, weights, torch.bfloat16)
-    floor = needs.floor(bench.rates.of(cores=2))
+    floor = ours.needs(count, 1, weights).floor(bench.rates.of(cores=2))
     return Figure.of(work, timings["both"], timings["one"], ONE_CORE, floor=floor, disagreement=apart, cpu=False)

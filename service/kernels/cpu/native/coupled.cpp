@@ -51,7 +51,7 @@ Coupled::Coupled(const CoupledSizes& sizes, const Kernels& kernels, int block_ro
 }
 
 Packed Coupled::packed(const float* weight, const float* bias, int copies, int outputs, int inputs) const {
-    return Packed(weight, bias, copies, outputs, inputs, Dtype::f32);
+    return Packed(kernels_, weight, bias, copies, outputs, inputs, Dtype::f32);
 }
 
 void Coupled::add_input(const CoupledInputTensors& t) {

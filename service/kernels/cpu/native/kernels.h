@@ -35,6 +35,7 @@ struct PanelArgs {
     const void* w;            // [k][width][16] fp32, or [pairs of k][width][16][2] bf16
     int depth;                // k, or pairs of k
     int width;                // registers of outputs
+    bool squeezed;            // w is as in squeezed.h; width is kPanel
     int outputs;              // of them that exist, at most 16 * width
     const float* bias;        // [outputs] or null
     float* y;                 // first output of the panel in row 0
@@ -120,6 +121,7 @@ struct CoupledArgs {
 
 struct Kernels {
     const char* name;
+    bool squeezed;  // whether linear_bf16 takes squeezed panels
     void (*linear_f32)(const PanelArgs&);
     void (*linear_bf16)(const PanelArgs&);
     // x -> x / sqrt(mean(x^2) + eps) * weight. y or y16 may be null.

@@ -11,7 +11,7 @@ constexpr int kTileRows = 1, kTileWidth = 1;
 #endif
 
 constexpr int kSlice = 64;      // in depth
-constexpr int kMostSliced = 2;  // blocks of rows
+constexpr int kMostSliced = 2;  // blocks of rows, where slicing spares the caches only
 
 inline int row_of(const int* rows, int i) { return rows ? rows[i] : i; }
 
@@ -52,40 +52,66 @@ struct F32Step {
 struct Bf16Step {
     using X = uint16_t;
     static constexpr int kPerDepth = 2;
+#if defined(__AVX512F__)
     template <int R, int P>
     static inline void apply(F16 (&acc)[R][P], const uint16_t* const (&x)[R], int k, const uint16_t* w) {
+        __m512i weight[P];
+        for (int p = 0; p < P; ++p) weight[p] = _mm512_loadu_si512(w + p * 2 * kVector);
+        multiply(acc, x, k, weight);
+    }
+    template <int R, int P>
+    static inline void multiply(F16 (&acc)[R][P], const uint16_t* const (&x)[R], int k, const __m512i (&weight)[P]) {
 #if defined(__AVX512BF16__)
-        __m512bh weight[P];
-        for (int p = 0; p < P; ++p) weight[p] = (__m512bh)_mm512_loadu_si512(w + p * 2 * kVector);
         for (int r = 0; r < R; ++r) {
             int32_t pair;
             memcpy(&pair, x[r] + 2 * k, sizeof pair);
             const __m512bh v = (__m512bh)_mm512_set1_epi32(pair);
-            for (int p = 0; p < P; ++p) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], v, weight[p]);
+            for (int p = 0; p < P; ++p) acc[r][p] = _mm512_dpbf16_ps(acc[r][p], v, (__m512bh)weight[p]);
         }
 #else
         for (int half = 0; half < 2; ++half) {
-            F16 weight[P];
-            for (int p = 0; p < P; ++p)
-                weight[p] = half ? second_of_pairs(w + p * 2 * kVector) : first_of_pairs(w + p * 2 * kVector);
-            for (int r = 0; r < R; ++r) {
-                const uint32_t bits = static_cast<uint32_t>(x[r][2 * k + half]) << 16;
-                float value;
-                memcpy(&value, &bits, sizeof value);
-                const F16 v = broadcast(value);
-                for (int p = 0; p < P; ++p) acc[r][p] = fma(v, weight[p], acc[r][p]);
-            }
+            F16 part[P];
+            for (int p = 0; p < P; ++p) part[p] = half ? second_of_pairs(weight[p]) : first_of_pairs(weight[p]);
+            multiply_half(acc, x, 2 * k + half, part);
         }
 #endif
     }
+#else
+    template <int R, int P>
+    static inline void apply(F16 (&acc)[R][P], const uint16_t* const (&x)[R], int k, const uint16_t* w) {
+        for (int half = 0; half < 2; ++half) {
+            F16 part[P];
+            for (int p = 0; p < P; ++p)
+                part[p] = half ? second_of_pairs(w + p * 2 * kVector) : first_of_pairs(w + p * 2 * kVector);
+            multiply_half(acc, x, 2 * k + half, part);
+        }
+    }
+#endif
+    template <int R, int P>
+    static inline void multiply_half(F16 (&acc)[R][P], const uint16_t* const (&x)[R], int k, const F16 (&weight)[P]) {
+        for (int r = 0; r < R; ++r) {
+            const uint32_t bits = static_cast<uint32_t>(x[r][k]) << 16;
+            float value;
+            memcpy(&value, &bits, sizeof value);
+            const F16 v = broadcast(value);
+            for (int p = 0; p < P; ++p) acc[r][p] = fma(v, weight[p], acc[r][p]);
+        }
+    }
+};
+
+// Weights that are asked for while others are multiplied: each is wanted once, and from memory.
+struct Ahead {
+    const void* at;    // for the part's first step in depth
+    ptrdiff_t step;    // bytes
+    int turn, turns;   // of them this one of so many parts, at every so many steps in depth
 };
 
 // A part of the work on a panel: some rows, through some of its depth.
 struct Part {
     int begin, rows;       // of the panel's rows
     int from, to;          // in depth
-    ptrdiff_t ahead;       // depth, from `from` on, at which weights are asked for meanwhile
-    int turn, turns;       // of them this one of so many parts, at every so many steps in depth
+    const void* w;         // weights of `from`
+    Ahead ahead;
     float* sums;           // [rows][width][16], kept between parts; null: the part is all of the depth
 };
 
@@ -118,21 +144,20 @@ void tile(const PanelArgs& a, const Part& part, int column) {
         for (int p = 0; p < P; ++p)
             acc[r][p] = part.from ? load(part.sums + (r * a.width + column + p) * kVector) : zero();
     const ptrdiff_t step = static_cast<ptrdiff_t>(a.width) * kVector * Step::kPerDepth;
-    const X* w = static_cast<const X*>(a.w) + column * kVector * Step::kPerDepth + part.from * step;
-    // Each weight is wanted once, from memory: ask for it before the core's prefetcher dares to, line after line.
-    const ptrdiff_t done = part.turn * ((part.to - part.from + part.turns - 1) / part.turns);
-    [[maybe_unused]] const X* ahead = w + (part.ahead + done) * step;
+    const X* w = static_cast<const X*>(part.w) + column * kVector * Step::kPerDepth;
+    // Asked for before the core's prefetcher dares to, line after line.
+    constexpr ptrdiff_t line = kVector * Step::kPerDepth * sizeof(X);
+    const ptrdiff_t done = part.ahead.turn * ((part.to - part.from + part.ahead.turns - 1) / part.ahead.turns);
+    [[maybe_unused]] const char* ahead = static_cast<const char*>(part.ahead.at) + done * part.ahead.step + column * line;
     [[maybe_unused]] Asked soon(a, part.from + done, column);
-    [[maybe_unused]] int turn = part.turn;
+    [[maybe_unused]] int turn = part.ahead.turn;
     for (int k = part.from; k < part.to; ++k, w += step) {
 #if defined(__AVX2__)
-        constexpr ptrdiff_t line = 64 / sizeof(X);
         if (turn == 0) {
-            for (int p = 0; p < P; ++p)
-                _mm_prefetch(reinterpret_cast<const char*>(ahead + p * line), _MM_HINT_T0);
-            ahead += step;
+            for (int p = 0; p < P; ++p) _mm_prefetch(ahead + p * line, _MM_HINT_T0);
+            ahead += part.ahead.step;
             soon.some();
-            turn = part.turns;
+            turn = part.ahead.turns;
         }
         --turn;
 #endif
@@ -172,23 +197,26 @@ void panel(const PanelArgs& a) {
     const int blocks = (a.count + kTileRows - 1) / kTileRows;
     const bool sliced = blocks > 1 && blocks <= kMostSliced;
     const int depth = sliced ? kSlice : a.depth;
+    const ptrdiff_t step = static_cast<ptrdiff_t>(a.width) * kVector * Step::kPerDepth;
     float sums[kMostSliced * kTileRows * kPanel * kVector];
     for (int from = 0; from < a.depth; from += depth)
         for (int block = 0; block < blocks; ++block) {
             const int begin = static_cast<int>(static_cast<int64_t>(a.count) * block / blocks);
             const int end = static_cast<int>(static_cast<int64_t>(a.count) * (block + 1) / blocks);
+            const auto* w = static_cast<const typename Step::X*>(a.w) + from * step;
             run<Step>(a, {.begin = begin,
                           .rows = end - begin,
                           .from = from,
                           .to = from + depth < a.depth ? from + depth : a.depth,
-                          .ahead = blocks == 1 ? 8 : depth,
-                          .turn = block,
-                          .turns = blocks,
+                          .w = w,
+                          .ahead = {.at = w + (blocks == 1 ? 8 : depth) * step,
+                                    .step = step * static_cast<ptrdiff_t>(sizeof *w),
+                                    .turn = block,
+                                    .turns = blocks},
                           .sums = sliced ? sums + begin * kPanel * kVector : nullptr});
         }
 }
 
 inline void linear_f32(const PanelArgs& a) { panel<F32Step>(a); }
-[[maybe_unused]] inline void linear_bf16(const PanelArgs& a) { panel<Bf16Step>(a); }
 
 }  // namespace serpentine::SERPENTINE_ISA

@@ -39,7 +39,7 @@ Mixture::Mixture(const MixtureSizes& sizes, const float* embedding, const float*
         embedding_ = copied(embedding, table);
     }
     norm_f_ = copied(norm_f, static_cast<size_t>(sizes.d_model));
-    head_ = Packed(head ? head : embedding, nullptr, 1, sizes.vocabulary, sizes.d_model, dtype);
+    head_ = Packed(kernels, head ? head : embedding, nullptr, 1, sizes.vocabulary, sizes.d_model, dtype);
 
     model_stride_ = padded(sizes.d_model);
     inner_stride_ = padded(sizes.d_inner);
@@ -72,10 +72,10 @@ void Mixture::add_layer(const MixtureLayerTensors& t) {
     const int projected = s.dt_rank + 2 * s.d_state;
     Layer layer;
     layer.norm = copied(t.norm, static_cast<size_t>(s.d_model), &room_);
-    layer.in_proj = Packed(t.in_proj, nullptr, t.in_copies, 2 * s.d_inner, s.d_model, dtype_, &room_);
-    layer.x_proj = Packed(t.x_proj, nullptr, t.x_copies, projected, s.d_inner, dtype_, &room_);
-    layer.dt_proj = Packed(t.dt_proj, t.dt_bias, t.dt_copies, s.d_inner, s.dt_rank, dtype_, &room_);
-    layer.out_proj = Packed(t.out_proj, nullptr, t.out_copies, s.d_model, s.d_inner, dtype_, &room_);
+    layer.in_proj = Packed(kernels_, t.in_proj, nullptr, t.in_copies, 2 * s.d_inner, s.d_model, dtype_, &room_);
+    layer.x_proj = Packed(kernels_, t.x_proj, nullptr, t.x_copies, projected, s.d_inner, dtype_, &room_);
+    layer.dt_proj = Packed(kernels_, t.dt_proj, t.dt_bias, t.dt_copies, s.d_inner, s.dt_rank, dtype_, &room_);
+    layer.out_proj = Packed(kernels_, t.out_proj, nullptr, t.out_copies, s.d_model, s.d_inner, dtype_, &room_);
     layer.conv_weight = Channels(t.conv_weight, s.d_conv, s.d_inner, 1.0f, &room_);
     layer.conv_bias = Channels(t.conv_bias, 1, s.d_inner, 1.0f, &room_);
     layer.A = Channels(t.A, s.d_state, s.d_inner, kLog2e, &room_);

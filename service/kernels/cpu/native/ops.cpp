@@ -161,7 +161,7 @@ void routed_linear(const Kernels& kernels, const LinearTensors& s, Dtype dtype, 
                                         ", got " + std::to_string(route));
         rows_of[static_cast<size_t>(route)].push_back(t);
     }
-    const Packed weight(s.weight, s.bias, s.copies, s.outputs, s.inputs, dtype);
+    const Packed weight(kernels, s.weight, s.bias, s.copies, s.outputs, s.inputs, dtype);
     const ptrdiff_t stride = s.inputs + s.inputs % 2;
     Buffer<uint16_t> x16(dtype == Dtype::bf16 ? static_cast<size_t>(s.rows * stride) : 0);
     if (dtype == Dtype::bf16)

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "squeezed.h"
+
 namespace serpentine {
 namespace {
 
@@ -13,37 +15,72 @@ uint16_t rounded(float x) {
 
 }  // namespace
 
-Packed::Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype,
-               Room* room)
+Packed::Packed(const Kernels& kernels, const float* weight, const float* bias, int copies, int outputs, int inputs,
+               Dtype dtype, Room* room)
     : dtype_(dtype), copies_(copies), outputs_(outputs), inputs_(inputs) {
     panels_ = (vectors() + kPanel - 1) / kPanel;
-    const bool pairs = dtype == Dtype::bf16;
-    const size_t depth = static_cast<size_t>(pairs ? (inputs + 1) / 2 * 2 : inputs);
-    copy_size_ = static_cast<size_t>(vectors()) * kVector * depth;
-    if (pairs)
-        bf16_ = Buffer<uint16_t>(copy_size_ * static_cast<size_t>(copies), room);
-    else
-        f32_ = Buffer<float>(copy_size_ * static_cast<size_t>(copies), room);
-    for (int m = 0; m < copies; ++m) {
-        for (int panel = 0; panel < panels_; ++panel) {
-            const int begin = panel_begin(panel), end = panel_begin(panel + 1);
-            const size_t base = static_cast<size_t>(m) * copy_size_ + static_cast<size_t>(begin) * depth;
-            const size_t width = static_cast<size_t>(end - begin);
-            for (int o = begin; o < std::min(end, outputs); ++o) {
-                const float* row = weight + (static_cast<size_t>(m) * outputs + o) * static_cast<size_t>(inputs);
-                const size_t lane = static_cast<size_t>(o - begin);
-                for (size_t k = 0; k < static_cast<size_t>(inputs); ++k) {
-                    if (pairs)
-                        bf16_.data()[base + k / 2 * width * 2 + lane * 2 + k % 2] = rounded(row[k]);
-                    else
-                        f32_.data()[base + k * width + lane] = row[k];
-                }
-            }
-        }
-    }
+    dtype == Dtype::bf16 ? pack_bf16(weight, kernels.squeezed, room) : pack_f32(weight, room);
     if (!bias) return;
     bias_ = Buffer<float>(static_cast<size_t>(copies) * static_cast<size_t>(outputs), room);
     std::copy_n(bias, bias_.size(), bias_.data());
+}
+
+void Packed::pack_f32(const float* weight, Room* room) {
+    const size_t inputs = static_cast<size_t>(inputs_);
+    f32_ = Buffer<float>(static_cast<size_t>(copies_) * vectors() * kVector * inputs, room);
+    float* to = f32_.data();
+    for (int m = 0; m < copies_; ++m, weight += weights_of_a_row())
+        for (int panel = 0; panel < panels_; ++panel) {
+            const int begin = panel_begin(panel), end = panel_begin(panel + 1);
+            const size_t width = static_cast<size_t>(end - begin);
+            for (int o = begin; o < std::min(end, outputs_); ++o)
+                for (size_t k = 0; k < inputs; ++k)
+                    to[k * width + static_cast<size_t>(o - begin)] = weight[static_cast<size_t>(o) * inputs + k];
+            to += width * inputs;
+        }
+}
+
+// One panel of one copy, [pairs of inputs][outputs][2].
+std::vector<uint16_t> Packed::pairs_of(const float* weight, int panel) const {
+    const int begin = panel_begin(panel), end = panel_begin(panel + 1);
+    const size_t inputs = static_cast<size_t>(inputs_), width = static_cast<size_t>(end - begin);
+    std::vector<uint16_t> pairs(static_cast<size_t>(depth()) * width * 2);
+    for (int o = begin; o < std::min(end, outputs_); ++o) {
+        const size_t lane = static_cast<size_t>(o - begin);
+        for (size_t k = 0; k < inputs; ++k)
+            pairs[k / 2 * width * 2 + lane * 2 + k % 2] = rounded(weight[static_cast<size_t>(o) * inputs + k]);
+    }
+    return pairs;
+}
+
+// All panels, one behind the other; sets where they are.
+std::vector<uint8_t> Packed::bytes_of(const float* weight, bool squeeze) {
+    std::vector<uint8_t> bytes;
+    squeezed_ = squeeze;
+    panel_at_.clear();
+    for (int m = 0; m < copies_; ++m, weight += weights_of_a_row())
+        for (int panel = 0; panel < panels_; ++panel) {
+            const std::vector<uint16_t> pairs = pairs_of(weight, panel);
+            panel_at_.push_back(bytes.size());
+            if (squeeze && width_of(panel) == kPanel) {
+                const std::vector<uint8_t> fewer = squeezed(pairs.data(), depth());
+                bytes.insert(bytes.end(), fewer.begin(), fewer.end());
+            } else {
+                const auto* all = reinterpret_cast<const uint8_t*>(pairs.data());
+                bytes.insert(bytes.end(), all, all + sizeof(uint16_t) * pairs.size());
+            }
+        }
+    return bytes;
+}
+
+void Packed::pack_bf16(const float* weight, bool squeeze, Room* room) {
+    std::vector<uint8_t> bytes = bytes_of(weight, squeeze);
+    // Of narrow panels, few inputs, or weights of many magnitudes squeezing spares next to nothing.
+    const size_t rows = static_cast<size_t>(copies_) * static_cast<size_t>(vectors()) * kVector;
+    if (squeeze && bytes.size() > rows * static_cast<size_t>(depth()) * sizeof(uint16_t) * 2 / 8 * 7)
+        bytes = bytes_of(weight, false);
+    bf16_ = Buffer<uint8_t>(bytes.size(), room);
+    std::copy(bytes.begin(), bytes.end(), bf16_.data());
 }
 
 int Packed::panel_begin(int panel) const { return vectors() * panel / panels_ * kVector; }
@@ -53,17 +90,21 @@ void Packed::panel(const Kernels& kernels, int route, int panel, std::span<const
     if (rows.empty()) return;
     const int copy = copies_ == 1 ? 0 : route, begin = panel_begin(panel), end = panel_begin(panel + 1);
     const bool pairs = dtype_ == Dtype::bf16;
-    const size_t depth = static_cast<size_t>(pairs ? (inputs_ + 1) / 2 * 2 : inputs_);
-    const size_t at = static_cast<size_t>(copy) * copy_size_ + static_cast<size_t>(begin) * depth;
+    const auto weights = [&]() -> const void* {
+        if (pairs) return bf16_.data() + panel_at_[static_cast<size_t>(copy * panels_ + panel)];
+        const size_t outputs = static_cast<size_t>(copy) * vectors() * kVector + static_cast<size_t>(begin);
+        return f32_.data() + outputs * static_cast<size_t>(inputs_);
+    };
     PanelArgs args{
         .x = x.data,
         .x_stride = x.stride,
         .rows = rows.data(),
         .y_rows = nullptr,
         .count = static_cast<int>(rows.size()),
-        .w = pairs ? static_cast<const void*>(bf16_.data() + at) : f32_.data() + at,
-        .depth = static_cast<int>(pairs ? depth / 2 : depth),
-        .width = (end - begin) / kVector,
+        .w = weights(),
+        .depth = depth(),
+        .width = width_of(panel),
+        .squeezed = squeezed_ && width_of(panel) == kPanel,
         .outputs = std::min(end, outputs_) - begin,
         .bias = bias_.size() ? bias_.data() + static_cast<size_t>(copy) * outputs_ + begin : nullptr,
         .y = y.y + begin,

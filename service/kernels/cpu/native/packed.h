@@ -38,9 +38,10 @@ struct Wanted {
 class Packed {
   public:
     Packed() = default;
-    // weight [copies][outputs][inputs], bias [copies][outputs] or null; room: for what is small, or null
-    Packed(const float* weight, const float* bias, int copies, int outputs, int inputs, Dtype dtype,
-           Room* room = nullptr);
+    // weight [copies][outputs][inputs], bias [copies][outputs] or null; room: for what is small, or null. The kernels
+    // are those that will read it.
+    Packed(const Kernels& kernels, const float* weight, const float* bias, int copies, int outputs, int inputs,
+           Dtype dtype, Room* room = nullptr);
 
     int outputs() const { return outputs_; }
     int copies() const { return copies_; }
@@ -60,12 +61,20 @@ class Packed {
   private:
     static constexpr int kRowsOfItem = 96;
     int vectors() const { return (outputs_ + kVector - 1) / kVector; }
+    int width_of(int panel) const { return (panel_begin(panel + 1) - panel_begin(panel)) / kVector; }
+    // Rows of a panel in the order of its kernel: inputs, or pairs of them.
+    int depth() const { return dtype_ == Dtype::bf16 ? (inputs_ + 1) / 2 : inputs_; }
+    std::vector<uint16_t> pairs_of(const float* weight, int panel) const;
+    void pack_f32(const float* weight, Room* room);
+    void pack_bf16(const float* weight, bool squeeze, Room* room);
+    std::vector<uint8_t> bytes_of(const float* weight, bool squeeze);
 
     Dtype dtype_ = Dtype::f32;
     int copies_ = 0, outputs_ = 0, inputs_ = 0, panels_ = 0;
-    size_t copy_size_ = 0;  // elements
+    bool squeezed_ = false;         // the panels of kPanel registers are
+    std::vector<size_t> panel_at_;  // [copies * panels] in bf16_
     Buffer<float> f32_, bias_;
-    Buffer<uint16_t> bf16_;
+    Buffer<uint8_t> bf16_;
 };
 
 }  // namespace serpentine

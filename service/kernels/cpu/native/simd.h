@@ -34,11 +34,9 @@ inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a, b); }
 inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a, b); }
 inline bool any_less(F16 a, F16 b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ) != 0; }
 // Pairs of bf16 [16][2]: the first and the second of each pair.
-inline F16 first_of_pairs(const uint16_t* p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
-}
-inline F16 second_of_pairs(const uint16_t* p) {
-    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(0xffff0000)));
+inline F16 first_of_pairs(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+inline F16 second_of_pairs(__m512i pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
 }
 inline void store_bf16(uint16_t* p, F16 v, int count) {
     __m512i bits = _mm512_castps_si512(v);
