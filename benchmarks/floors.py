@@ -116,26 +116,30 @@ def measure_rates(budget_s: float = 4.0) -> Rates:
     )
 
 
-def coupled_mamba_needs(c: CoupledMambaConfig, clips: int, steps: int, weights: int) -> Needs:
+def coupled_mamba_needs(
+    c: CoupledMambaConfig, clips: int, steps: int, weights: int, dtype: torch.dtype = torch.float32
+) -> Needs:
     """Of `clips` clips with every modality at `steps` steps, in one batch of a model with `weights` parameters.
 
     Bytes: the weights once, each clip's features, its state written at the end; what lies between may stay in the
-    cache. Exponentials: N decays a channel and step, and three for the two SiLU and the softplus. Flops: the maps.
+    cache. Exponentials: N decays a channel and step, and three for the two SiLU and the softplus. Flops: the maps, of
+    dtype, as the weights are.
     """
     m, rows = len(c.modalities), clips * steps
     state = c.n_layers * c.d_inner * (c.state_chains * c.d_state + m * (c.d_conv - 1))
-    layer = c.d_inner * (3 * c.d_model + 2 * c.dt_rank + 2 * c.d_state + c.d_conv)
-    maps = m * c.n_layers * layer
+    maps = m * c.n_layers * c.d_inner * (3 * c.d_model + 2 * c.dt_rank + 2 * c.d_state)
     if c.dense:
         maps += (c.n_layers - 1) * m * (m - 1) * c.d_model**2
     if c.input == "mlp":
         maps += sum(width * c.d_input + c.d_input * c.d_model for width in c.modalities.values())
     else:
         maps += sum(width * c.d_model for width in c.modalities.values())
+    taps, halved = m * c.n_layers * c.d_inner * c.d_conv, dtype == torch.bfloat16
     return Needs(
-        bytes=FLOAT_BYTES * (weights + rows * sum(c.modalities.values()) + clips * state),
+        bytes=dtype.itemsize * weights + FLOAT_BYTES * (rows * sum(c.modalities.values()) + clips * state),
         exponentials=rows * m * c.n_layers * c.d_inner * (c.d_state + 3),
-        flops=2 * rows * maps,
+        flops=2 * rows * (taps if halved else maps + taps),
+        bf16_flops=2 * rows * maps if halved else 0,
         updates=rows * m * c.n_layers * c.d_inner * c.d_state,
     )
 

@@ -3,7 +3,8 @@
 `layers` is the released layout with the sizes it has for MOSEI; `mean` is the coupled recurrence with the sizes of a
 bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), the
 released one also in the order and layout in which its authors' code runs it without its CUDA kernels; they are called
-directly, the clips as one batch: the engine's queue, thread and packing count against us.
+directly, the clips as one batch: the engine's queue, thread and packing count against us. The released layout is timed
+as it is served, in fp32, and with its maps in bf16 as `--dtype bfloat16` serves it, against the authors' code in fp32.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from service.models.executables import make_executable
 STEPS = 50
 COUNTS = (1, 32)
 LIMITS = Limits(slots=64, chunk_steps=512, step_budget=4096)  # the service's defaults
-TOLERANCE = 1e-4
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 MAMBA_STYLE, STEPWISE = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
 AUTHORS = "PyTorch, as the authors' code goes"
@@ -63,19 +64,29 @@ COUPLED = CoupledMambaConfig(
 )
 
 
-def run(bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS) -> Iterator[Figure]:
-    """Both models, both counts, against every one of `forms` that the rival has."""
+def run(
+    bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS, rounded: bool = True
+) -> Iterator[Figure]:
+    """Both models, both counts, against every one of `forms` that the rival has. rounded: the released in bf16 too."""
     for build in models or (released, coupled):
         torch.manual_seed(0)
         ours, rivals = build()
         rivals = {name: rivals[name] for name in forms if name in rivals}
-        engine = Engine([lane_of(ours)], threads=1)
-        engine.start()
-        try:
-            for count in COUNTS:
-                yield from _compare(bench, engine, ours, rivals, count)
-        finally:
-            engine.stop()
+        yield from _through_engine_and(bench, ours, rivals, torch.float32)
+        if rounded and AUTHORS in rivals:
+            yield from _through_engine_and(bench, ours, {AUTHORS: rivals[AUTHORS]}, torch.bfloat16)
+
+
+def _through_engine_and(
+    bench: Bench, ours: CoupledMamba, rivals: Mapping[str, nn.Module], dtype: torch.dtype
+) -> Iterator[Figure]:
+    engine = Engine([lane_of(ours, dtype)], threads=1)
+    engine.start()
+    try:
+        for count in COUNTS:
+            yield from _compare(bench, engine, ours, rivals, count, dtype)
+    finally:
+        engine.stop()
 
 
 def released() -> tuple[CoupledMamba, dict[str, nn.Module]]:
@@ -112,9 +123,9 @@ def _outspoken(model: nn.Module) -> None:
             tensor.add_(2)  # steps seven times as large, for the smaller ones
 
 
-def lane_of(model: CoupledMamba) -> Lane:
+def lane_of(model: CoupledMamba, dtype: torch.dtype = torch.float32) -> Lane:
     """The model as the service runs it without a GPU, with the service's defaults, under the name `bench`."""
-    executable = make_executable(model, "cpu", threads=1)
+    executable = make_executable(model, "cpu", dtype, threads=1)
     return Lane("bench", ClipRunner(executable, model.config.modalities, LIMITS.slots), LIMITS, Metrics())
 
 
@@ -146,18 +157,24 @@ def through_rival(rival: nn.Module, batch: list[Clip]) -> NDArray[np.float32]:
 
 
 def _compare(
-    bench: Bench, engine: Engine, ours: CoupledMamba, rivals: Mapping[str, nn.Module], count: int
+    bench: Bench,
+    engine: Engine,
+    ours: CoupledMamba,
+    rivals: Mapping[str, nn.Module],
+    count: int,
+    dtype: torch.dtype,
 ) -> Iterator[Figure]:
     batch = clips(ours.config, count)
     runs: dict[str, Callable[[], NDArray[np.float32]]] = {"ours": lambda: through_engine(engine, batch)}
     runs |= {name: lambda rival=rival: through_rival(rival, batch) for name, rival in rivals.items()}
     answers = {name: run() for name, run in runs.items()}
-    work = f"predict_engine/{ours.config.coupling}/{count} clip{'s' * (count > 1)}"
+    rounded = ", bf16" if dtype == torch.bfloat16 else ""
+    work = f"predict_engine/{ours.config.coupling}{rounded}/{count} clip{'s' * (count > 1)}"
     apart = {name: float(np.abs(answers[name] - answers["ours"]).max()) for name in rivals}
-    if not max(apart.values()) <= TOLERANCE:
-        raise RuntimeError(f"{work}: the answers differ by {apart}, more than {TOLERANCE}: nothing to compare")
+    if not max(apart.values()) <= TOLERANCE[dtype]:
+        raise RuntimeError(f"{work}: the answers differ by {apart}, more than {TOLERANCE[dtype]}: nothing to compare")
     timings = bench.compare(runs)
     weights = sum(parameter.numel() for parameter in ours.parameters())
-    floor = coupled_mamba_needs(ours.config, count, STEPS, weights).floor(bench.rates)
+    floor = coupled_mamba_needs(ours.config, count, STEPS, weights, dtype).floor(bench.rates)
     for name in rivals:
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])

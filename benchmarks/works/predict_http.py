@@ -123,7 +123,7 @@ def _compare(
 def _check(work: str, answers: list[bytes], expected: float) -> None:
     for answer in answers:
         came = orjson.loads(answer)["sentiment"]
-        if not abs(came - expected) <= TOLERANCE:
+        if not abs(came - expected) <= TOLERANCE[torch.float32]:
             raise RuntimeError(f"predict_http/{work}: {came} came, a sentiment of {expected} was expected")
 
 

@@ -1,4 +1,4 @@
-"""Coupled Mamba as one compiled call a chunk: weights packed once, workspace allocated at the start, fp32."""
+"""Coupled Mamba as one compiled call a chunk: weights packed once, workspace allocated at the start."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ NONE = [0, 0]  # addresses of a weight and a bias that are not there
 class CoupledMambaProgram:
     """The executable of a `CoupledMamba` for the backend `cpu`. The state is that of the reference, slot for slot.
 
-    dtype bfloat16 rounds the weights of the projections to it; arithmetic is fp32 either way.
+    dtype float32, or bfloat16: weights of the projections, and what they multiply, are rounded to bf16; sums, the
+    convolution, the scan, norms and the state stay fp32, and of the head the weights are rounded, no more.
     threads: most threads of a step; a small step takes fewer. Their number changes no bit.
     isa: one of `service.kernels.cpu.INSTRUCTION_SETS`.
     Not for two threads at a time: the workspace is one.
@@ -63,6 +64,7 @@ class CoupledMambaProgram:
             maximum="max" in c.pool,
             mean="mean" in c.pool,
             mean_first=c.pool[0] == "mean",
+            dtype=str(dtype).removeprefix("torch."),
             isa=isa,
             block_rows=block_rows,
         )

@@ -45,7 +45,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_predict_engine_times_both_models() -> None:
     figures = list(predict_engine.run(BENCH))
-    forms = {"layers": predict_engine.FORMS, "mean": predict_engine.FORMS[1:]}
+    authors, *others = predict_engine.FORMS
+    forms = {"layers": (authors, *others), "layers, bf16": (authors,), "mean": others}
     expected = [
         (f"predict_engine/{coupling}/{count}", form)
         for coupling in forms
@@ -53,7 +54,9 @@ def test_predict_engine_times_both_models() -> None:
         for form in forms[coupling]
     ]
     assert [(figure.work, figure.peer_name) for figure in figures] == expected
-    assert all(figure.floor_fraction > 0 and figure.disagreement < 1e-4 for figure in figures)
+    assert all(figure.floor_fraction > 0 for figure in figures)
+    apart = {figure.work: figure.disagreement for figure in figures}
+    assert all(apart[work] < 1e-4 or ("bf16" in work and 1e-6 < apart[work] < 5e-2) for work in apart)
 
 
 def test_coupled_scan_times_both_forms_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,13 @@ from torch import Tensor
 
 from service.kernels.cpu import INSTRUCTION_SETS
 from service.kernels.routed_linear.cpu import routed_linear
+from service.models.base import allocate
 from service.models.mixture_of_mamba import MixtureOfMamba
 from service.models.mixture_of_mamba_cpu import MixtureOfMambaProgram
+from service.models.vocabulary import Vocabulary
 from tests.bits import bits
 from tests.generative import generative_model
+from tests.models.packed_tokens import chunk_of
 
 SQUEEZING = tuple(name for name in INSTRUCTION_SETS if name in ("avx2", "avx512", "avx512bf16"))
 NARROW = 48  # outputs: three registers, a panel that is never squeezed
@@ -74,6 +77,18 @@ def sized_model(scale: Callable[[Tensor], Tensor]) -> MixtureOfMamba:
             if "proj" in name or name in ("embedding", "head"):
                 parameter.copy_(scale(parameter))
     return model
+
+
+@every_set
+def test_logits_of_a_whole_prompt_have_the_bits_of_each_alone(isa: str) -> None:
+    model = generative_model(vocabulary=Vocabulary({"text": 128}), d_model=40, split=())
+    executable = MixtureOfMambaProgram(model, dtype=torch.bfloat16, isa=isa)
+    assert executable.weight_bytes < MixtureOfMambaProgram(model, dtype=torch.bfloat16, isa="portable").weight_bytes
+    prompt = torch.randint(128, (230,), generator=torch.Generator().manual_seed(0))
+    state = allocate(executable.state_tensors(), 1)
+    together = executable.run(chunk_of([prompt], [0], [True]), state)  # more rows than share what is unpacked
+    for i, token in enumerate(prompt.split(1)):
+        assert bits(executable.run(chunk_of([token], [0], [i == 0]), state)[0]) == bits(together[i]), i
 
 
 @every_set

@@ -20,40 +20,54 @@ from tests.models.coupled_programs import COUPLINGS, FORMS, WRONG, advance, asse
 
 every_set = pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 every_coupling = pytest.mark.parametrize("coupling", COUPLINGS)
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 
 
 @cache
 def program(
-    coupling: str, isa: str = INSTRUCTION_SETS[-1], form: int = 0, block_rows: int = 512
+    coupling: str,
+    isa: str = INSTRUCTION_SETS[-1],
+    form: int = 0,
+    block_rows: int = 512,
+    dtype: torch.dtype = torch.float32,
 ) -> CoupledMambaProgram:
-    return CoupledMambaProgram(random_model(model_config(coupling, **FORMS[form])), isa=isa, block_rows=block_rows)
+    model = random_model(model_config(coupling, **FORMS[form]))
+    return CoupledMambaProgram(model, isa=isa, block_rows=block_rows, dtype=dtype)
 
 
 @every_set
 @every_coupling
 @pytest.mark.parametrize("form", range(len(FORMS)))
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.bfloat16, 5e-2)], ids=str)
 @settings(max_examples=8)
 @given(data=st.data(), at=cuts)
 def test_equals_the_reference_in_float64(
-    isa: str, coupling: str, form: int, data: st.DataObject, at: list[int]
+    isa: str,
+    coupling: str,
+    form: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    data: st.DataObject,
+    at: list[int],
 ) -> None:
     batch = data.draw(clips(dense=coupling == "layers"))
     model = random_model(model_config(coupling, **FORMS[form])).double()
     expected = run_clips(model, batch, read_all=True)
-    outputs = run_clips(program(coupling, isa, form, 5), batch, at, read_all=True)  # blocks cut the clips
+    outputs = run_clips(program(coupling, isa, form, 5, dtype), batch, at, read_all=True)  # blocks cut the clips
     scale = max(1.0, float(expected.nan_to_num().abs().max()))
-    torch.testing.assert_close(outputs.double(), expected, rtol=2e-5, atol=2e-5 * scale, equal_nan=True)
+    torch.testing.assert_close(outputs.double(), expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
 
 @every_set
 @every_coupling
+@every_dtype
 @settings(max_examples=15)
 @given(data=st.data(), at=cuts)
 def test_alone_in_a_batch_and_in_chunks_it_is_the_same_bits(
-    isa: str, coupling: str, data: st.DataObject, at: list[int]
+    isa: str, coupling: str, dtype: torch.dtype, data: st.DataObject, at: list[int]
 ) -> None:
     batch = data.draw(clips(dense=coupling == "layers"))
-    executable = program(coupling, isa)
+    executable = program(coupling, isa, dtype=dtype)
     together = run_clips(executable, batch, read_all=True)
     for clip, expected in zip(batch.alone(), together.split(batch.lengths), strict=True):
         assert bits(run_clips(executable, clip, at, read_all=True)) == bits(expected)
@@ -89,21 +103,26 @@ def test_the_state_that_is_left_is_the_references(coupling: str) -> None:
 
 
 @every_coupling
-def test_neither_threads_nor_blocks_change_a_bit(coupling: str) -> None:
+@every_dtype
+def test_neither_threads_nor_blocks_change_a_bit(coupling: str, dtype: torch.dtype) -> None:
     model = random_model(model_config(coupling, d_model=160, d_state=8, d_head=40))
     batch = make_clips([40, 3, 25], torch.ones(3, 68, dtype=torch.bool), seed=2)
     answers = set()
     for threads, block_rows in ((1, 512), (2, 512), (5, 512), (2, 16), (1, 1)):
-        executable = CoupledMambaProgram(model, threads=threads, block_rows=block_rows)
+        executable = CoupledMambaProgram(model, threads=threads, block_rows=block_rows, dtype=dtype)
         answers.add(bits(run_clips(executable, batch, read_all=True)))
     assert len(answers) == 1
 
 
 @every_set
 @every_coupling
-def test_a_long_clip_among_others_is_the_same_bits_in_chunks_of_any_size(isa: str, coupling: str) -> None:
+@every_dtype
+def test_a_long_clip_among_others_is_the_same_bits_in_chunks_of_any_size(
+    isa: str, coupling: str, dtype: torch.dtype
+) -> None:
     # More steps than a block has rows, modalities that come and go, sums longer than a slice of a panel of weights.
-    executable = CoupledMambaProgram(random_model(model_config(coupling, d_model=80, n_layers=1)), isa=isa)
+    model = random_model(model_config(coupling, d_model=80, n_layers=1))
+    executable = CoupledMambaProgram(model, isa=isa, dtype=dtype)
     lengths = [3, 280, 6]
     present = torch.ones(3, sum(lengths), dtype=torch.bool)
     if coupling != "layers":
@@ -138,14 +157,18 @@ def test_any_number_of_modalities(modalities: int, coupling: str) -> None:
     torch.testing.assert_close(outputs, expected, rtol=2e-5, atol=2e-5)
 
 
-def test_bf16_rounds_the_weights_of_the_projections_and_nothing_else() -> None:
-    model = random_model(model_config())
+@pytest.mark.parametrize("form", range(len(FORMS)))
+def test_bf16_rounds_what_the_maps_multiply_and_not_the_state(form: int) -> None:
+    model = random_model(model_config("layers", **FORMS[form]))
     batch = make_clips([6], torch.ones(3, 6, dtype=torch.bool), seed=1)
-    outputs = run_clips(CoupledMambaProgram(model, dtype=torch.bfloat16), batch)
-    for name, tensor in model.state_dict().items():
+    whole, half = (CoupledMambaProgram(model, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert half.state_tensors() == whole.state_tensors()
+    expected, outputs = run_clips(whole, batch), run_clips(half, batch)
+    assert bits(expected) != bits(outputs)
+    for name, tensor in model.state_dict().items():  # weights that bf16 holds are as good as any
         if name.endswith("weight") and not name.endswith(("conv_weight", "norm.weight", "norm_f.weight")):
             tensor.copy_(tensor.bfloat16())
-    assert bits(outputs) == bits(run_clips(CoupledMambaProgram(model), batch))
+    assert bits(run_clips(CoupledMambaProgram(model, dtype=torch.bfloat16), batch)) == bits(outputs)
 
 
 @pytest.mark.parametrize(("name", "wrong"), WRONG)

@@ -76,6 +76,7 @@ class Coupled:
         maximum: bool,
         mean: bool,
         mean_first: bool,
+        dtype: str,
         isa: str,
         block_rows: int,
     ) -> None: ...

@@ -18,27 +18,24 @@ Buffer<float> copied(const float* values, int count) {
 
 }  // namespace
 
-Coupled::Coupled(const CoupledSizes& sizes, const Kernels& kernels, int block_rows)
-    : sizes_(sizes), kernels_(kernels), block_rows_(block_rows) {
+Coupled::Coupled(const CoupledSizes& sizes, Dtype dtype, const Kernels& kernels, int block_rows)
+    : sizes_(sizes), dtype_(dtype), kernels_(kernels), block_rows_(block_rows) {
     if (sizes.d_conv > kMaxWindow || sizes.modalities > kMaxChains)
         throw std::invalid_argument("d_conv and modalities: the cpu backend takes up to " + std::to_string(kMaxWindow) +
                                     " and " + std::to_string(kMaxChains) + ", got " + std::to_string(sizes.d_conv) +
                                     " and " + std::to_string(sizes.modalities));
     model_ = padded(sizes.d_model);
     inner_ = padded(sizes.d_inner);
-    projected_ = padded(sizes.dt_rank + 2 * sizes.d_state);
     head_ = padded(sizes.d_head);
-    features_ = hidden_ = 0;
-    widest_ = std::max(model_, inner_);
     const size_t steps = static_cast<size_t>(block_rows), rows = steps * static_cast<size_t>(sizes.modalities);
     const auto of = [](size_t count, ptrdiff_t stride) { return Buffer<float>(count * static_cast<size_t>(stride)); };
     e_ = of(rows, model_);
-    activation_ = of(rows, widest_);
     uz_ = of(rows, 2 * inner_);
-    x_ = of(rows, inner_);
-    projected_rows_ = of(rows, projected_);
     dt_ = of(rows, inner_);
-    if (sizes.dense) mixed_ = of(rows, sizes.modalities * model_);
+    activation_ = Operands(dtype, rows, std::max(model_, inner_), false);
+    x_ = Operands(dtype, rows, inner_, true);
+    projected_ = Operands(dtype, rows, padded(sizes.dt_rank + 2 * sizes.d_state), true);
+    if (sizes.dense) mixed_ = Operands(dtype, rows, sizes.modalities * model_, false);
     read_features_ = of(steps, 2 * model_);
     head_rows_ = of(steps, head_);
     outputs_ = of(steps, padded(sizes.outputs));
@@ -51,7 +48,7 @@ Coupled::Coupled(const CoupledSizes& sizes, const Kernels& kernels, int block_ro
 }
 
 Packed Coupled::packed(const float* weight, const float* bias, int copies, int outputs, int inputs) const {
-    return Packed(kernels_, weight, bias, copies, outputs, inputs, Dtype::f32);
+    return Packed(kernels_, weight, bias, copies, outputs, inputs, dtype_);
 }
 
 void Coupled::add_input(const CoupledInputTensors& t) {
@@ -68,8 +65,8 @@ void Coupled::add_input(const CoupledInputTensors& t) {
     features_ = std::max(features_, padded(t.features));
     hidden_ = std::max(hidden_, padded(t.hidden));
     const size_t rows = static_cast<size_t>(block_rows_ * sizes_.modalities);
-    values_ = Buffer<float>(rows * static_cast<size_t>(features_));
-    hidden_rows_ = Buffer<float>(rows * static_cast<size_t>(hidden_));
+    values_ = Operands(dtype_, rows, features_, true);
+    hidden_rows_ = Operands(dtype_, rows, hidden_, true);
 }
 
 void Coupled::add_layer(const CoupledLayerTensors& t) {
@@ -95,8 +92,11 @@ void Coupled::add_ends(const CoupledEndTensors& t) {
     norm_f_ = {copied(t.norm_f.weight, s.modalities * s.d_model), copied(t.norm_f.bias, s.modalities * s.d_model)};
     if (s.dense)
         cross_ = packed(t.cross.weight, t.cross.bias, s.modalities, s.d_model, s.modalities * s.d_model);
-    dense_ = packed(t.dense.weight, t.dense.bias, 1, s.d_head, (s.maximum + s.mean) * s.d_model);
-    out_proj_ = packed(t.out_proj.weight, t.out_proj.bias, 1, s.outputs, s.d_head);
+    const auto head = [&](const Affine& map, int outputs, int inputs) {
+        return Packed(kernels_, map.weight, map.bias, 1, outputs, inputs, Dtype::f32);
+    };
+    dense_ = head(t.dense, s.d_head, (s.maximum + s.mean) * s.d_model);
+    out_proj_ = head(t.out_proj, s.outputs, s.d_head);
     weights_.assign(t.weights, t.weights + s.modalities);
 }
 
@@ -201,26 +201,28 @@ void Coupled::run_inputs(Team& team, std::span<const float* const> inputs, Block
         const Input& input = inputs_[static_cast<size_t>(m)];
         const int t = row - row_of(m, 0);
         const float* from = inputs[static_cast<size_t>(m)] + (block.first + t) * input.features;
-        float* to = values_.data() + row * features_;
+        float* to = values_.f32(row);
         const bool here = present_[static_cast<size_t>(t)] >> m & 1;
         for (int i = 0; i < input.features; ++i)
             to[i] = ((here ? from[i] : 0.0f) - input.mean.data()[i]) * input.scale.data()[i];
+        if (uint16_t* rounded = values_.bf16(row)) kernels_.round(to, input.features, rounded);
     });
     const Result e{.y = e_.data(), .stride = model_};
     for (size_t m = 0; m < inputs_.size(); ++m) {
         const Input& input = inputs_[m];
-        const Result hidden{.y = hidden_rows_.data(), .stride = hidden_};
-        input.linear.apply(team, kernels_, {&rows_of_[m], 1}, {values_.data(), features_}, input.hidden ? hidden : e);
+        const Result hidden{.y = hidden_rows_.f32(), .stride = hidden_};
+        input.linear.apply(team, kernels_, {&rows_of_[m], 1}, values_.rows(), input.hidden ? hidden : e);
     }
     if (!inputs_[0].hidden) return;
     each_row(team, [&](int row, int m) {
         const Input& input = inputs_[static_cast<size_t>(m)];
-        float* h = hidden_rows_.data() + row * hidden_;
+        float* h = hidden_rows_.f32(row);
         kernels_.layer_norm(h, input.norm.weight.data(), input.norm.bias.data(), input.hidden, sizes_.eps, h, nullptr);
         for (int i = 0; i < input.hidden; ++i) h[i] = h[i] < 0.0f ? 0.0f : h[i];
+        if (uint16_t* rounded = hidden_rows_.bf16(row)) kernels_.round(h, input.hidden, rounded);
     });
     for (size_t m = 0; m < inputs_.size(); ++m)
-        inputs_[m].second.apply(team, kernels_, {&rows_of_[m], 1}, {hidden_rows_.data(), hidden_}, e);
+        inputs_[m].second.apply(team, kernels_, {&rows_of_[m], 1}, hidden_rows_.rows(), e);
     each_row(team, [&](int row, int m) {
         const Norm& norm = inputs_[static_cast<size_t>(m)].second_norm;
         float* to = e_.data() + row * model_;
@@ -234,20 +236,20 @@ void Coupled::run_layer(Team& team, size_t index, const CoupledState& state) {
     each_row(team, [&](int row, int m) {
         const ptrdiff_t at = static_cast<ptrdiff_t>(m) * s.d_model;
         kernels_.layer_norm(e_.data() + row * model_, layer.norm.weight.data() + at, layer.norm.bias.data() + at,
-                            s.d_model, s.eps, activation_.data() + row * widest_, nullptr);
+                            s.d_model, s.eps, activation_.f32(row), activation_.bf16(row));
     });
-    const Rows activation{activation_.data(), widest_};
-    layer.in_proj.apply(team, kernels_, rows_of_, activation, {.y = uz_.data(), .stride = 2 * inner_});
+    layer.in_proj.apply(team, kernels_, rows_of_, activation_.rows(), {.y = uz_.data(), .stride = 2 * inner_});
     convolve(team, index, state);
-    layer.x_proj.apply(team, kernels_, rows_of_, {x_.data(), inner_},
-                       {.y = projected_rows_.data(), .stride = projected_});
+    layer.x_proj.apply(team, kernels_, rows_of_, x_.rows(),
+                       {.y = projected_.f32(), .stride = projected_.stride(), .y16 = projected_.bf16(),
+                        .stride16 = projected_.stride()});
     scan(team, index, state);
     if (!s.dense) {
-        layer.out_proj.apply(team, kernels_, rows_of_, activation,
+        layer.out_proj.apply(team, kernels_, rows_of_, activation_.rows(),
                              {.y = e_.data(), .stride = model_, .then = Then::add});
         return;
     }
-    layer.out_proj.apply(team, kernels_, rows_of_, activation, {.y = x_.data(), .stride = inner_});
+    layer.out_proj.apply(team, kernels_, rows_of_, activation_.rows(), {.y = x_.f32(), .stride = inner_});
     mix_streams(team, index + 1 == layers_.size());
 }
 
@@ -278,10 +280,10 @@ void Coupled::convolve(Team& team, size_t index, const CoupledState& state) {
                 .channels = std::min(kVector, end - c),
                 .fresh = segment.fresh,
                 .silu = true,
-                .x = x_.data() + row * inner_ + c,
+                .x = x_.f32(row) + c,
                 .x_stride = inner_,
-                .x16 = nullptr,
-                .x16_stride = 0,
+                .x16 = x_.bf16() ? x_.bf16(row) + c : nullptr,
+                .x16_stride = inner_,
             });
     });
 }
@@ -295,8 +297,7 @@ void Coupled::scan(Team& team, size_t index, const CoupledState& state) {
     team.each(layer.dt_proj.panels(), [&](int panel) {
         for (int m = 0; m < s.modalities; ++m)
             layer.dt_proj.panel(kernels_, m, panel, rows_of_[static_cast<size_t>(m)],
-                                {projected_rows_.data(), projected_},
-                                {.y = dt_.data(), .stride = inner_, .then = Then::softplus});
+                                projected_.rows(), {.y = dt_.data(), .stride = inner_, .then = Then::softplus});
         const int end = std::min(layer.dt_proj.panel_begin(panel + 1), s.d_inner);
         for (const Segment& segment : segments_) {
             const ptrdiff_t slot = segment.slot * layers + static_cast<ptrdiff_t>(index);
@@ -307,20 +308,21 @@ void Coupled::scan(Team& team, size_t index, const CoupledState& state) {
                 ChainArgs chains[kMaxChains];
                 for (int m = 0; m < s.modalities; ++m) {
                     const ptrdiff_t row = row_of(m, segment.begin);
-                    const float* projected = projected_rows_.data() + row * projected_;
-                    chains[m] = {.x = x_.data() + row * inner_ + c,
+                    const float* projected = projected_.f32(row);
+                    chains[m] = {.x = x_.f32(row) + c,
                                  .dt = dt_.data() + row * inner_ + c,
                                  .B = projected + s.dt_rank,
                                  .C = projected + s.dt_rank + s.d_state,
                                  .A = layer.A[static_cast<size_t>(m)].at(c),
                                  .D = layer.D[static_cast<size_t>(m)].at(c),
                                  .z = uz_.data() + row * 2 * inner_ + s.d_inner + c,
-                                 .y = activation_.data() + row * widest_ + c,
-                                 .y16 = nullptr};
+                                 .y = activation_.f32() ? activation_.f32(row) + c : nullptr,
+                                 .y16 = activation_.bf16() ? activation_.bf16(row) + c : nullptr};
                 }
                 kernels_.coupled({
                     .chains = chains,
-                    .stride = {.x = inner_, .dt = inner_, .BC = projected_, .z = 2 * inner_, .y = widest_, .y16 = 0},
+                    .stride = {.x = inner_, .dt = inner_, .BC = projected_.stride(), .z = 2 * inner_,
+                               .y = activation_.stride(), .y16 = activation_.stride()},
                     .count = s.modalities,
                     .coupling = layer.coupling.data(),
                     .renormalise = s.renormalise,
@@ -344,20 +346,23 @@ void Coupled::scan(Team& team, size_t index, const CoupledState& state) {
 void Coupled::mix_streams(Team& team, bool last) {
     const CoupledSizes& s = sizes_;
     each_row(team, [&](int row, int m) {
-        float *out = x_.data() + row * inner_, *e = e_.data() + row * model_;
+        float *out = x_.f32(row), *e = e_.data() + row * model_;
         const ptrdiff_t at = static_cast<ptrdiff_t>(m) * s.d_model;
         kernels_.layer_norm(out, norm_f_.weight.data() + at, norm_f_.bias.data() + at, s.d_model, s.eps, out, nullptr);
         for (int i = 0; i < s.d_model; ++i) e[i] += out[i];
     });
     if (last) return;
     each_row(team, [&](int row, int m) {
-        float* to = mixed_.data() + row * s.modalities * model_;
-        for (int other = 0; other < s.modalities; ++other)
-            std::copy_n(e_.data() + (row + static_cast<ptrdiff_t>(other - m) * block_rows_) * model_, s.d_model,
-                        to + static_cast<ptrdiff_t>(other) * s.d_model);
+        for (int other = 0; other < s.modalities; ++other) {
+            const float* from = e_.data() + (row + static_cast<ptrdiff_t>(other - m) * block_rows_) * model_;
+            const ptrdiff_t to = static_cast<ptrdiff_t>(other) * s.d_model;
+            if (uint16_t* rounded = mixed_.bf16(row))
+                kernels_.round(from, s.d_model, rounded + to);
+            else
+                std::copy_n(from, s.d_model, mixed_.f32(row) + to);
+        }
     });
-    cross_.apply(team, kernels_, rows_of_, {mixed_.data(), s.modalities * model_},
-                 {.y = e_.data(), .stride = model_, .then = Then::add});
+    cross_.apply(team, kernels_, rows_of_, mixed_.rows(), {.y = e_.data(), .stride = model_, .then = Then::add});
 }
 
 void Coupled::pool(const Segment& segment, const CoupledState& state) {

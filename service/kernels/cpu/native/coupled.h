@@ -1,4 +1,4 @@
-// A Coupled Mamba, a chunk of the whole model a call, in fp32. Symbols as in service/models/coupled_mamba.py.
+// A Coupled Mamba, a chunk of the whole model a call. Symbols as in service/models/coupled_mamba.py.
 #pragma once
 
 #include <span>
@@ -55,7 +55,8 @@ struct CoupledState {
 
 class Coupled {
   public:
-    Coupled(const CoupledSizes& sizes, const Kernels& kernels, int block_rows);
+    // dtype is that of the maps and of what they multiply; the head, and all that is not a map, are fp32.
+    Coupled(const CoupledSizes& sizes, Dtype dtype, const Kernels& kernels, int block_rows);
     // Once a modality, once a layer, and once: in this order.
     void add_input(const CoupledInputTensors& tensors);
     void add_layer(const CoupledLayerTensors& tensors);
@@ -113,8 +114,8 @@ class Coupled {
     int row_of(int m, int t) const { return m * block_rows_ + t; }
     size_t work_of_a_row() const;
     Packed packed(const float* weight, const float* bias, int copies, int outputs, int inputs) const;
-
     CoupledSizes sizes_;
+    Dtype dtype_;
     const Kernels& kernels_;
     int block_rows_;
     std::vector<Input> inputs_;
@@ -129,9 +130,10 @@ class Coupled {
     std::vector<std::vector<int>> rows_of_;   // computed rows, by modality
     std::vector<Read> reads_;                 // of the block, by row
     std::vector<std::vector<int>> read_rows_;  // the same rows, each once, in one list
-    ptrdiff_t model_, inner_, projected_, head_, features_, hidden_, widest_;  // strides
-    Buffer<float> values_, hidden_rows_, e_, activation_, uz_, x_, projected_rows_, dt_, mixed_, read_features_,
-        head_rows_, outputs_;
+    ptrdiff_t model_, inner_, head_;  // strides
+    ptrdiff_t features_ = 0, hidden_ = 0;
+    Operands values_, hidden_rows_, activation_, x_, projected_, mixed_;
+    Buffer<float> e_, uz_, dt_, read_features_, head_rows_, outputs_;
 };
 
 }  // namespace serpentine

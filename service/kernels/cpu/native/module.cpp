@@ -137,14 +137,14 @@ void bind_coupled(nb::module_& m) {
             "__init__",
             [](Coupled* self, int modalities, int d_model, int d_inner, int d_state, int d_conv, int dt_rank,
                int d_head, int outputs, float eps, bool rank_one, bool renormalise, bool dense, bool maximum, bool mean,
-               bool mean_first, const std::string& isa, int block_rows) {
+               bool mean_first, const std::string& dtype, const std::string& isa, int block_rows) {
                 new (self) Coupled({modalities, d_model, d_inner, d_state, d_conv, dt_rank, d_head, outputs, eps,
                                     rank_one, renormalise, dense, maximum, mean, mean_first},
-                                   kernels_named(isa), block_rows);
+                                   dtype_named(dtype), kernels_named(isa), block_rows);
             },
             "modalities"_a, "d_model"_a, "d_inner"_a, "d_state"_a, "d_conv"_a, "dt_rank"_a, "d_head"_a, "outputs"_a,
-            "eps"_a, "rank_one"_a, "renormalise"_a, "dense"_a, "maximum"_a, "mean"_a, "mean_first"_a, "isa"_a,
-            "block_rows"_a)
+            "eps"_a, "rank_one"_a, "renormalise"_a, "dense"_a, "maximum"_a, "mean"_a, "mean_first"_a, "dtype"_a,
+            "isa"_a, "block_rows"_a)
         .def(
             "add_input",
             [](Coupled& self, int features, int hidden, Address mean, Address scale, const Addresses& linear,

@@ -19,6 +19,28 @@ struct Rows {
     ptrdiff_t stride = 0;
 };
 
+// Rows of a workspace that linear layers read, in the dtype of their weights.
+class Operands {
+  public:
+    Operands() = default;
+    // kept: as fp32 too, for others that read them
+    Operands(Dtype dtype, size_t rows, ptrdiff_t stride, bool kept) : stride_(stride) {
+        const size_t size = rows * static_cast<size_t>(stride);
+        if (dtype == Dtype::f32 || kept) f32_ = Buffer<float>(size);
+        if (dtype == Dtype::bf16) bf16_ = Buffer<uint16_t>(size);
+    }
+    ptrdiff_t stride() const { return stride_; }
+    // A row; null where there is none of that kind.
+    float* f32(ptrdiff_t row = 0) const { return f32_.size() ? f32_.data() + row * stride_ : nullptr; }
+    uint16_t* bf16(ptrdiff_t row = 0) const { return bf16_.size() ? bf16_.data() + row * stride_ : nullptr; }
+    Rows rows() const { return {bf16_.size() ? static_cast<const void*>(bf16_.data()) : f32_.data(), stride_}; }
+
+  private:
+    ptrdiff_t stride_ = 0;
+    Buffer<float> f32_;
+    Buffer<uint16_t> bf16_;
+};
+
 // Where a linear layer writes: fp32, and bf16 beside it where `y16` is given.
 struct Result {
     float* y = nullptr;
