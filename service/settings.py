@@ -59,7 +59,9 @@ class Settings(BaseSettings):
         "an error",
     )
     dtype: Literal["float32", "bfloat16"] | None = Field(
-        default=None, description="of the weights at work; unset: the checkpoint's on cpu, float32 on reference"
+        default=None,
+        description="of the weights at work and of what they multiply; unset: the checkpoint's on cpu, float32 on "
+        "reference",
     )
     threads: int | None = Field(default=None, ge=1, description="of the model's arithmetic; unset: one a core")
 
