@@ -1,7 +1,8 @@
 // Linear layers whose panels are squeezed (squeezed.h): weights are unpacked on their way to the same tiles.
 //
-// Few rows leave the core time while weights come from memory, and unpack in registers. For more rows a slice of the
-// depth is unpacked into the first-level cache; all of them take it from there and ask for the next meanwhile.
+// A block of rows unpacks in registers, beside its multiply-adds; with several, the first leaves the weights in a cache for
+// the others, which ask for the next meanwhile. With AVX2, whose tiles read a panel once a register of outputs, a slice of
+// the depth is unpacked before any block takes it.
 
 #include "squeezed.h"
 
@@ -40,11 +41,6 @@ class Unpacker {
         weight[2] = _mm512_unpacklo_epi8(second, second_upper);
         weight[3] = _mm512_unpackhi_epi8(second, second_upper);
     }
-    void operator()(const uint8_t* from, uint16_t* to) const {
-        __m512i weight[kPanel];
-        (*this)(from, weight);
-        for (int p = 0; p < kPanel; ++p) _mm512_storeu_si512(to + p * 2 * kVector, weight[p]);
-    }
 
   private:
     __m512i upper_;
@@ -72,21 +68,6 @@ class Unpacker {
 #endif
 };
 
-// The next `steps` in depth from `k` on, as an unsqueezed panel has them.
-inline void unpack(Squeezed& at, const Unpacker& unpacker, int k, int steps, uint16_t* to) {
-    for (const int end = k + steps; k < end; ++k, to += kStepWeights) {
-        if (k == *at.whole) {
-            memcpy(to, at.step, kWholeStep);
-            at.step += kWholeStep;
-            ++at.whole;
-        } else {
-            unpacker(at.step, to);
-            at.step += kSqueezedStep;
-        }
-    }
-}
-
-constexpr int kStepsAhead = 16;
 // Steps in depth that are unpacked at once: into the first-level cache for two blocks of rows, which leave little time
 // for the sums' way to memory and back to matter; else into the second.
 constexpr int kFewUnpacked = kSlice, kMostUnpacked = 384;
@@ -145,22 +126,32 @@ void unpacking_tile(const PanelArgs& a, const Part& part, Squeezed& at, const Un
             for (int p = 0; p < kPanel; ++p) store(part.sums + (r * kPanel + p) * kVector, acc[r][p]);
 }
 
+#else
+
+// The next `steps` in depth from `k` on, as an unsqueezed panel has them.
+inline void unpack(Squeezed& at, const Unpacker& unpacker, int k, int steps, uint16_t* to) {
+    for (const int end = k + steps; k < end; ++k, to += kStepWeights) {
+        if (k == *at.whole) {
+            memcpy(to, at.step, kWholeStep);
+            at.step += kWholeStep;
+            ++at.whole;
+        } else {
+            unpacker(at.step, to);
+            at.step += kSqueezedStep;
+        }
+    }
+}
+
 #endif
 
-inline void squeezed_rows(const PanelArgs& a, int first, int count) {
+// Several blocks of rows. A function by itself: of one block, no room is made on the stack.
+[[gnu::noinline]] inline void squeezed_blocks(const PanelArgs& a, int first, int count) {
     alignas(64) uint16_t here[kMostUnpacked * kStepWeights];
     float sums[kMostRows * kPanel * kVector];
     const int blocks = (count + kTileRows - 1) / kTileRows;
+    const int most = blocks <= kMostSliced ? kFewUnpacked : kMostUnpacked;
     Squeezed at(a.w);
     const Unpacker unpacker(at.upper);
-#if defined(__AVX512F__)
-    if (blocks == 1) {
-        const Ahead ahead{.at = at.step + kStepsAhead * kSqueezedStep, .step = kSqueezedStep, .turn = 0, .turns = 1};
-        const Part all{.begin = first, .rows = count, .from = 0, .to = a.depth, .w = nullptr, .ahead = ahead, .sums = nullptr};
-        return unpacking_tile<false, kTileRows>(a, all, at, unpacker, nullptr);
-    }
-#endif
-    const int most = blocks <= kMostSliced ? kFewUnpacked : kMostUnpacked;
     for (int from = 0; from < a.depth; from += most) {
         const int to = from + most < a.depth ? from + most : a.depth;
 #if !defined(__AVX512F__)
@@ -188,8 +179,18 @@ inline void squeezed_rows(const PanelArgs& a, int first, int count) {
 }
 
 inline void squeezed_panel(const PanelArgs& a) {
+#if defined(__AVX512F__)
+    if (a.count <= kTileRows) {
+        constexpr int kStepsAhead = 16;
+        Squeezed at(a.w);
+        const Ahead ahead{.at = at.step + kStepsAhead * kSqueezedStep, .step = kSqueezedStep, .turn = 0, .turns = 1};
+        const Part all{
+            .begin = 0, .rows = a.count, .from = 0, .to = a.depth, .w = nullptr, .ahead = ahead, .sums = nullptr};
+        return unpacking_tile<false, kTileRows>(a, all, at, Unpacker(at.upper), nullptr);
+    }
+#endif
     for (int first = 0; first < a.count; first += kMostRows)
-        squeezed_rows(a, first, a.count - first < kMostRows ? a.count - first : kMostRows);
+        squeezed_blocks(a, first, a.count - first < kMostRows ? a.count - first : kMostRows);
 }
 
 constexpr bool kUnpacks = true;
