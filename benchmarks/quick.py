@@ -37,7 +37,7 @@ def main() -> None:
 def core(bench: Bench) -> Iterator[Figure]:
     """The coupled scan, `/predict` and decoding, each against one rival."""
     yield from coupled_scan.run(bench, states=(64,), counts=(32,), rivals=(coupled_scan.MAMBA_STYLE,))
-    yield from predict_engine.run(bench, (predict_engine.released,), forms=(predict_engine.AUTHORS,), rounded=False)
+    yield from predict_engine.run(bench, (predict_engine.released,), forms=(predict_engine.AUTHORS,), others=False)
     yield from decode.run(bench, batches=(1, 32), others=False)
 
 

@@ -2,9 +2,10 @@
 
 `layers` is the released layout with the sizes it has for MOSEI; `mean` is the coupled recurrence with the sizes of a
 bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), the
-released one also in the order and layout in which its authors' code runs it without its CUDA kernels; they are called
-directly, the clips as one batch: the engine's queue, thread and packing count against us. The released layout is timed
-as it is served, in fp32, and with its maps in bf16 as `--dtype bfloat16` serves it, against the authors' code in fp32.
+released one also in the order and layout in which its authors' code runs it without its CUDA kernels, here and in a
+process of its own, as who tries it has it. They are called directly, the clips as one batch: the engine's queue, thread
+and packing count against us. The released layout is timed as it is served, in fp32, and with its maps in bf16, as the
+setting `dtype` has it served, against the authors' code in fp32.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks import peers
+from benchmarks.alone import Alone, alone
 from benchmarks.figures import Bench, Figure
 from benchmarks.floors import coupled_mamba_needs
 from service.engine.clip_program import ClipProgram
@@ -31,12 +33,14 @@ from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.executables import make_executable
 
 STEPS = 50
+SEED = 0  # of all random weights
 COUNTS = (1, 32)
 LIMITS = Limits(slots=64, chunk_steps=512, step_budget=4096)  # the service's defaults
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 MAMBA_STYLE, STEPWISE = "PyTorch, Mamba's reference scan", "PyTorch, step by step"
 AUTHORS = "PyTorch, as the authors' code goes"
+ALONE = f"{AUTHORS}, own process"
 FORMS = (AUTHORS, MAMBA_STYLE, STEPWISE)
 
 Model = Callable[[], tuple[CoupledMamba, dict[str, nn.Module]]]  # ours, and the rivals by their names
@@ -65,26 +69,32 @@ COUPLED = CoupledMambaConfig(
 
 
 def run(
-    bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS, rounded: bool = True
+    bench: Bench, models: Sequence[Model] | None = None, forms: Sequence[str] = FORMS, others: bool = True
 ) -> Iterator[Figure]:
-    """Both models, both counts, against every one of `forms` that the rival has. rounded: the released in bf16 too."""
+    """Both models, both counts, against every one of `forms` that the rival has.
+
+    others: the authors' code in a process of its own too, and the released layout in bf16.
+    """
     for build in models or (released, coupled):
-        torch.manual_seed(0)
+        torch.manual_seed(SEED)
         ours, rivals = build()
         rivals = {name: rivals[name] for name in forms if name in rivals}
-        yield from _through_engine_and(bench, ours, rivals, torch.float32)
-        if rounded and AUTHORS in rivals:
-            yield from _through_engine_and(bench, ours, {AUTHORS: rivals[AUTHORS]}, torch.bfloat16)
+        if others and AUTHORS in rivals:
+            with alone() as other:
+                yield from _figures(bench, ours, rivals, torch.float32, other)
+                yield from _figures(bench, ours, {AUTHORS: rivals[AUTHORS]}, torch.bfloat16, other)
+        else:
+            yield from _figures(bench, ours, rivals, torch.float32, None)
 
 
-def _through_engine_and(
-    bench: Bench, ours: CoupledMamba, rivals: Mapping[str, nn.Module], dtype: torch.dtype
+def _figures(
+    bench: Bench, ours: CoupledMamba, rivals: Mapping[str, nn.Module], dtype: torch.dtype, other: Alone | None
 ) -> Iterator[Figure]:
     engine = Engine([lane_of(ours, dtype)], threads=1)
     engine.start()
     try:
         for count in COUNTS:
-            yield from _compare(bench, engine, ours, rivals, count, dtype)
+            yield from _compare(bench, engine, ours, rivals, count, dtype, other)
     finally:
         engine.stop()
 
@@ -163,18 +173,22 @@ def _compare(
     rivals: Mapping[str, nn.Module],
     count: int,
     dtype: torch.dtype,
+    other: Alone | None,
 ) -> Iterator[Figure]:
     batch = clips(ours.config, count)
-    runs: dict[str, Callable[[], NDArray[np.float32]]] = {"ours": lambda: through_engine(engine, batch)}
-    runs |= {name: lambda rival=rival: through_rival(rival, batch) for name, rival in rivals.items()}
-    answers = {name: run() for name, run in runs.items()}
+    here: dict[str, Callable[[], NDArray[np.float32]]] = {"ours": lambda: through_engine(engine, batch)}
+    here |= {name: lambda rival=rival: through_rival(rival, batch) for name, rival in rivals.items()}
+    answers = {name: run() for name, run in here.items()}
+    runs: dict[str, Callable[[], object]] = dict(here)
+    if other is not None:
+        answers[ALONE], runs[ALONE] = other.outputs(count, STEPS), lambda: other.run(count, STEPS)
     rounded = ", bf16" if dtype == torch.bfloat16 else ""
     work = f"predict_engine/{ours.config.coupling}{rounded}/{count} clip{'s' * (count > 1)}"
-    apart = {name: float(np.abs(answers[name] - answers["ours"]).max()) for name in rivals}
+    apart = {name: float(np.abs(answers[name] - answers["ours"]).max()) for name in answers if name != "ours"}
     if not max(apart.values()) <= TOLERANCE[dtype]:
         raise RuntimeError(f"{work}: the answers differ by {apart}, more than {TOLERANCE[dtype]}: nothing to compare")
     timings = bench.compare(runs)
     weights = sum(parameter.numel() for parameter in ours.parameters())
     floor = coupled_mamba_needs(ours.config, count, STEPS, weights, dtype).floor(bench.rates)
-    for name in rivals:
+    for name in apart:
         yield Figure.of(work, timings["ours"], timings[name], name, floor=floor, disagreement=apart[name])

@@ -46,7 +46,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_predict_engine_times_both_models() -> None:
     figures = list(predict_engine.run(BENCH))
     authors, *others = predict_engine.FORMS
-    forms = {"layers": (authors, *others), "layers, bf16": (authors,), "mean": others}
+    alone = predict_engine.ALONE
+    forms = {"layers": (authors, *others, alone), "layers, bf16": (authors, alone), "mean": others}
     expected = [
         (f"predict_engine/{coupling}/{count}", form)
         for coupling in forms
