@@ -4,8 +4,8 @@
 bundled checkpoint. The rivals are the same model with the same weights in plain PyTorch (benchmarks/peers.py), the
 released one also in the order and layout in which its authors' code runs it without its CUDA kernels, here and in a
 process of its own, as who tries it has it. They are called directly, the clips as one batch: the engine's queue, thread
-and packing count against us. The released layout is timed as it is served, in fp32, and with its maps in bf16, as the
-setting `dtype` has it served, against the authors' code in fp32.
+and packing count against us. The released layout is timed as it is served, in fp32, and with its maps in bf16, as
+`--dtype bfloat16` serves it, against the authors' code in fp32.
 """
 
 from __future__ import annotations

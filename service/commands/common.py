@@ -14,7 +14,7 @@ from service.served import GenerativeModel, ServedModel, kind_of
 from service.settings import Settings, SettingsError, load_settings
 from service.tracing import Tracing
 
-FLAGS = ("config", "host", "port", "threads", "log_level", "log_format")
+FLAGS = ("config", "backend", "dtype", "host", "port", "threads", "log_level", "log_format")
 
 
 def given(arguments: Namespace) -> dict[str, Any]:

@@ -26,6 +26,8 @@ def parser() -> ArgumentParser:
 def _models(sub: ArgumentParser) -> None:
     sub.add_argument("--model", metavar="DIR", action="append", type=Path, help="checkpoint folder; may be repeated")
     sub.add_argument("--config", metavar="FILE", type=Path, help="TOML file of settings")
+    sub.add_argument("--backend", help="reference, cpu or triton; triton where there is an NVIDIA GPU, else cpu")
+    sub.add_argument("--dtype", help="of the weights at work: float32 or bfloat16; the checkpoint's where not given")
 
 
 def _serve(sub: ArgumentParser) -> None:

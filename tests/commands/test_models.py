@@ -32,3 +32,14 @@ def test_models_for_generation_say_what_they_read_and_write(
     assert status == 0
     assert "reads and writes text [286], image [7], speech [5]\n" in out
     assert "reads and writes text [286] ids only, image [7] ids only, speech [5] ids only\n" in out
+
+
+def test_models_are_shown_as_they_are_told_to_run(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path) -> None:
+    told = ("--backend", "cpu", "--dtype", "bfloat16")
+    status, out, _ = run(capsys, "models", "--model", tiny_checkpoint, *told, "--json")
+    assert status == 0
+    (card,) = json.loads(out)
+    assert (card["backend"], card["dtype"], card["stored_dtype"]) == ("cpu", "bfloat16", "float32")
+    status, _, err = run(capsys, "models", "--model", tiny_checkpoint, "--dtype", "half")
+    assert status != 0
+    assert "DTYPE: Input should be 'float32' or 'bfloat16', not 'half'" in err
