@@ -35,11 +35,14 @@ def test_models_for_generation_say_what_they_read_and_write(
 
 
 def test_models_are_shown_as_they_are_told_to_run(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path) -> None:
-    told = ("--backend", "cpu", "--dtype", "bfloat16")
-    status, out, _ = run(capsys, "models", "--model", tiny_checkpoint, *told, "--json")
-    assert status == 0
-    (card,) = json.loads(out)
-    assert (card["backend"], card["dtype"], card["stored_dtype"]) == ("cpu", "bfloat16", "float32")
-    status, _, err = run(capsys, "models", "--model", tiny_checkpoint, "--dtype", "half")
-    assert status != 0
-    assert "DTYPE: Input should be 'float32' or 'bfloat16', not 'half'" in err
+    for backend, dtype in (("cpu", "bfloat16"), ("reference", "float32")):
+        told = ("--backend", backend, "--dtype", dtype)
+        status, out, _ = run(capsys, "models", "--model", tiny_checkpoint, *told, "--json")
+        assert status == 0
+        (card,) = json.loads(out)
+        assert (card["backend"], card["dtype"], card["stored_dtype"]) == (backend, dtype, "float32")
+    for flag, wrong, expected in (("--dtype", "half", "'bfloat16'"), ("--backend", "gpu", "'triton'")):
+        status, _, err = run(capsys, "models", "--model", tiny_checkpoint, flag, wrong)
+        assert status != 0
+        assert f"{flag[2:].upper()}: Input should be" in err
+        assert f"{expected}, not '{wrong}'" in err

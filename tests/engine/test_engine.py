@@ -115,6 +115,20 @@ def test_a_turn_tells_whether_there_is_more_to_run() -> None:
     assert [lane.step() for _ in range(4)] == [True, True, False, False]
 
 
+def test_what_runs_and_waits_is_counted_when_it_is_asked_for(start: Start) -> None:
+    gate = Gate()
+    bench = start(Hooked(MODEL, before=gate), slots=1)
+    futures = bench.submit(*(random_clip(np.random.default_rng(seed), 2) for seed in range(3)))
+    gate.wait_reached()
+    counted = [bench.value(name) for name in ("requests_running", "requests_waiting")]
+    counted.append(bench.value("state_slots", state="used"))
+    gate.open()
+    assert counted == [1, 2, 1]
+    for future in futures:
+        future.result(60)
+    bench.assert_idle()
+
+
 def test_a_raising_model_answers_its_batch_and_goes_on(start: Start) -> None:
     gate = Gate()
 
