@@ -68,6 +68,7 @@ class ServedModel:
             },
             "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
             "calibration": values["calibration"],
+            "members": config.members,
             **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }

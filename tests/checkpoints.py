@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from service.models.checkpoint import Calibration, CheckpointConfig, save_checkpoint
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.ensemble import Ensemble
 
 WIDTHS = {"text": 6, "audio": 5, "video": 4}
 CLOCK_HZ = 10.0
@@ -86,10 +88,16 @@ def build_checkpoint(
     seed: int = 0,
     calibration: Calibration = CALIBRATION,
     aligned: bool = False,
+    members: int = 1,
     **sizes: Any,
 ) -> Path:
-    """Write a checkpoint of random weights into `folder` and return it. `sizes` are those of the model."""
-    model = random_model(model_config(coupling, **sizes), seed=seed)
+    """Write a checkpoint of random weights into `folder` and return it. `sizes` are those of the model.
+
+    Of several members, the first is what the seed gives alone.
+    """
+    models = [random_model(model_config(coupling, **sizes), seed=seed + i) for i in range(members)]
+    model = models[0] if members == 1 else Ensemble(models)
     config = checkpoint_config(model.config, name=name, calibration=calibration, aligned=aligned)
+    config = replace(config, members=members)
     save_checkpoint(folder, config, model, dtype)
     return folder

@@ -15,6 +15,7 @@ import torch
 
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
+from service.models.ensemble import Ensemble
 from service.models.files import (
     CARD_ENTRIES,
     FORMAT,
@@ -27,6 +28,7 @@ from service.models.files import (
 )
 
 ARCHITECTURE = "coupled-mamba"
+MAX_MEMBERS = 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Calibration:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """A parsed config.json. `features` is left as it came, for the feature recipes to parse."""
+    """A parsed config.json. `features` is left as it came, for the feature recipes to parse.
+
+    members  models of the layout `model` whose outputs are averaged; 1: a single one
+    """
 
     name: str
     version: str
@@ -58,13 +63,17 @@ class CheckpointConfig:
     emotions: tuple[str, ...]
     calibration: Calibration
     card: Mapping[str, Any]
+    members: int = 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointConfig:
         """Parse config.json's object. Raises ValueError naming the entry that is unknown, missing or wrong."""
-        known = {"model", "features", "scale", "labels", "emotions", "calibration"}
+        known = {"model", "members", "features", "scale", "labels", "emotions", "calibration"}
         check_entries(values, known, ("model", "features"), ARCHITECTURE)
         model = CoupledMambaConfig.from_json(json_object("model", values["model"]))
+        members = values.get("members", 1)
+        if type(members) is not int or not 1 <= members <= MAX_MEMBERS:
+            raise ValueError(f"members: an integer from 1 to {MAX_MEMBERS}, got {members!r}")
         scale = values.get("scale", [-3, 3])
         if not isinstance(scale, list) or len(scale) != 2:
             raise ValueError(f"scale: a list of low and high, got {scale!r}")
@@ -90,6 +99,7 @@ class CheckpointConfig:
             emotions=emotions,
             calibration=_calibration(json_object("calibration", values.get("calibration", {})), set(model.modalities)),
             card={name: values[name] for name in CARD_ENTRIES if name in values},
+            members=members,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -101,6 +111,7 @@ class CheckpointConfig:
             "version": self.version,
             "architecture": ARCHITECTURE,
             "model": self.model.to_json(),
+            "members": self.members,
             "features": dict(self.features),
             "scale": list(self.scale),
             "labels": list(self.labels),
@@ -121,7 +132,7 @@ class Checkpoint:
 
     folder: Path
     config: CheckpointConfig
-    model: CoupledMamba
+    model: CoupledMamba | Ensemble
     dtype: torch.dtype
 
 
@@ -135,12 +146,18 @@ def load_checkpoint(folder: Path) -> Checkpoint:
             stacklevel=2,
         )
     with torch.device("meta"):
-        model = CoupledMamba(config.model).eval().requires_grad_(False)
+        model = _built(config).eval().requires_grad_(False)
     dtype = load_weights(folder, model)
     return Checkpoint(folder, config, model, dtype)
 
 
-def save_checkpoint(folder: Path, config: CheckpointConfig, model: CoupledMamba, dtype: torch.dtype) -> None:
+def _built(config: CheckpointConfig) -> CoupledMamba | Ensemble:
+    if config.members == 1:
+        return CoupledMamba(config.model)
+    return Ensemble([CoupledMamba(config.model) for _ in range(config.members)])
+
+
+def save_checkpoint(folder: Path, config: CheckpointConfig, model: CoupledMamba | Ensemble, dtype: torch.dtype) -> None:
     """Write config.json and model.safetensors into `folder`, made if need be. `dtype` is that of the weights' file."""
     save_files(folder, config.to_json(), model, dtype)
 

@@ -13,6 +13,7 @@ from service.models.checkpoint import load_checkpoint
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
 from service.models.coupled_mamba_triton import CoupledMambaTriton
+from service.models.ensemble import Ensemble
 from service.models.generative_checkpoint import ARCHITECTURE as GENERATIVE
 from service.models.generative_checkpoint import load_generative
 from service.models.mixture_of_mamba import MixtureOfMamba
@@ -61,7 +62,8 @@ def _run_folder(folder: Path) -> None:
         run_mixture(generative.model, generative.dtype)
     else:
         coupled = load_checkpoint(folder)
-        run_coupled(coupled.model, coupled.dtype)
+        model = coupled.model.each()[0] if isinstance(coupled.model, Ensemble) else coupled.model
+        run_coupled(model, coupled.dtype)
 
 
 def run_mixture(model: MixtureOfMamba, dtype: torch.dtype) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from service.features.clock import ClockSpec
 from service.features.types import Steps
@@ -12,6 +13,7 @@ from training.affect import study
 from training.affect.__main__ import main
 from training.affect.batches import pack
 from training.affect.clips import LabelledClip, write_clips
+from training.affect.fit import predict
 from training.affect.mixture import Mixture, MixtureSettings
 from training.affect.recipe import RIVAL, Recipe, affect_small, for_folder, statistics
 from training.affect.study import Corpora, restricted, subsets_of, thinned_clip
@@ -150,6 +152,28 @@ def test_a_teacher_scores_the_sentences_that_a_model_is_trained_on(monkeypatch: 
     assert set(shown) == {3.0}
 
 
+def test_members_share_no_seed_and_their_mean_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpora = Corpora(some_clips(), [])
+    recipe = replace(for_folder(some_clips(), ClockSpec("ticks", 10.0), {}, steps=2, batch=8), members=2)
+    seeds: list[int] = []
+    kept: list[list[nn.Module]] = []
+    build, train = Recipe.build, study.train
+    monkeypatch.setattr(Recipe, "build", lambda self, *args: (seeds.append(args[1]), build(self, *args))[1])
+    monkeypatch.setattr(study, "train", lambda *args: (kept.append(train(*args)), kept[-1])[1])
+    files = [study.run_fold(recipe, lambda fold: corpora, "mean", seed, 0, tmp_path, ablate=True) for seed in (0, 1)]
+    assert sorted(seeds) == [0, 1, 2, 3]
+    found = np.load(files[1])
+    held = [clip for clip in corpora.split(0, 5)[1] if "video" in clip.features]
+    assert found["audio+video/some/ids"].tolist() == [clip.id for clip in held]
+    examples = [recipe.vocabulary.example(clip) for clip in held]
+    answers = predict(kept[1], examples, recipe.widths, recipe.join)["sentiment"]
+    assert np.abs(answers[0] - answers[1]).max() > 1e-3
+    np.testing.assert_allclose(found["audio+video/some/sentiment"], answers.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found["alone-audio+video/some/sentiment"], answers[0], rtol=1e-5)
+    assert "missing-0.5/some/label" in found
+    assert not [name for name in found if name.startswith("alone-missing")]
+
+
 def test_the_rival_is_of_equal_size() -> None:
     recipe = affect_small()
     centre, spread = statistics([], recipe.widths)
@@ -166,8 +190,8 @@ def test_two_widths_of_one_modality_are_refused() -> None:
         for_folder(clips, ClockSpec("aligned"), {}, 10)
 
 
-@pytest.mark.parametrize("clock", ["aligned", "10"])
-def test_a_folder_of_features_becomes_a_checkpoint_that_is_served(tmp_path: Path, clock: str) -> None:
+@pytest.mark.parametrize(("clock", "members"), [("aligned", 1), ("10", 2)])
+def test_a_folder_of_features_becomes_a_checkpoint_that_is_served(tmp_path: Path, clock: str, members: int) -> None:
     clips = some_clips(160)
     if clock == "aligned":
         clips = [
@@ -178,7 +202,7 @@ def test_a_folder_of_features_becomes_a_checkpoint_that_is_served(tmp_path: Path
         ]
     write_clips(tmp_path / "clips", clips)
     options = ["--clock", clock, "--steps", "60", "--folds", "2", "--seeds", "1", "--workers", "1", "--name", "mine"]
-    options.append("--plain-scan")
+    options += ["--plain-scan", "--members", str(members)]
     main(
         [
             "--manifest",
@@ -191,7 +215,7 @@ def test_a_folder_of_features_becomes_a_checkpoint_that_is_served(tmp_path: Path
         ]
     )
     config = load_checkpoint(tmp_path / "out").config
-    assert config.name == "mine"
+    assert (config.name, config.members) == ("mine", members)
     assert config.model.modalities == {"audio": 4, "video": 3}
     assert config.scale == (-2.0, 2.0)
     assert set(config.calibration.intervals) == {"audio", "video", "audio+video"}

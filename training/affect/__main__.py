@@ -69,7 +69,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     p.add_argument("--plain-scan", action="store_true", help="train without a C++ compiler: slower")
-    p.add_argument("--steps", type=int, help="optimiser steps of a run")
+    p.add_argument("--steps", type=int, help="optimiser steps of a member")
+    p.add_argument("--members", type=int, help="models whose outputs are averaged")
     p.add_argument("--name", default="affect", help="with --manifest: the checkpoint's name")
     p.add_argument("--clock", default="25", help="with --manifest: `aligned`, or ticks a second")
     p.add_argument("--licence", default="", help="with --manifest: the terms of the weights")
@@ -79,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
 def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """The recipe with what the command line overrides."""
     recipe = replace(recipe, seeds=tuple(range(options.seeds)), folds=options.folds, compiled=not options.plain_scan)
+    if options.members:
+        recipe = replace(recipe, members=options.members)
     if options.steps:
         recipe = replace(recipe, schedule=replace(recipe.schedule, steps=options.steps))
     return recipe

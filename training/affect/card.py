@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.affect.plot import risk_coverage_svg
+from training.affect.study import ABLATIONS, ALONE
 
 Figures = Mapping[str, Any]
 
@@ -60,7 +61,7 @@ def quality(figures: Mapping[str, Figures]) -> dict[str, Any]:
     return {
         name: {figure: round(value["mean"], 4) for figure, value in entries.items()}
         for name, entries in figures.items()
-        if not name.startswith(("missing-", "pair-"))
+        if not name.startswith((*ABLATIONS, ALONE))
     }
 
 
@@ -126,6 +127,8 @@ def ablations(figures: Mapping[str, Figures]) -> str:
         if name.startswith("pair-"):
             _, kind, what = name.split("-", 2)
             corpus = f"MOSI sentence with a RAVDESS clip, {'of its polarity' if kind == 'agreeing' else 'neutral'}"
+        elif name.startswith(ALONE):
+            what = f"{what.removeprefix(ALONE)}, one member alone"
         rows.append([what, corpus, *(spread(values.get(f)) for f in ("acc2", "mae", "r", "label", "emotion"))])
     head = ["input", "corpus", "Acc-2", "MAE", "r", "three-way label", "eight emotions"]
     return table(head, rows)

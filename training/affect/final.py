@@ -6,15 +6,16 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
 
 from service.features.text import MiniLM
 from service.models.checkpoint import Calibration, CheckpointConfig, save_checkpoint
 from service.models.coupled_mamba import CoupledMamba
+from service.models.ensemble import Ensemble
 from training.affect.clips import LabelledClip
 from training.affect.fit import predict
 from training.affect.prepare import ADAPTER, embedded
@@ -25,21 +26,17 @@ from training.affect.text_corpora import LABELS, meld, sst
 log = logging.getLogger(__name__)
 
 
-def final_model(recipe: Recipe, corpora: Corpora, variant: str, work: Path) -> CoupledMamba:
+def final_model(recipe: Recipe, corpora: Corpora, variant: str, work: Path) -> Ensemble:
     """Trained on all clips with the first seed; kept in `work`, from where a second call takes it."""
-    path = work / f"final-{variant}.pt.safetensors"
-    model = CoupledMamba(recipe.model_config(variant))
+    path = work / f"final-{variant}.safetensors"
     if path.exists():
-        from safetensors.torch import load_file
-
+        model = Ensemble([CoupledMamba(recipe.model_config(variant)) for _ in range(recipe.members)])
         model.load_state_dict(load_file(path))
-        return model.eval()
-    from safetensors.torch import save_file
-
-    trained = train(recipe, variant, recipe.seeds[0], [*corpora.judged, *corpora.helpers], f"final {variant}")
-    assert isinstance(trained, CoupledMamba)
-    save_file(trained.state_dict(), path)
-    return trained
+    else:
+        trained = train(recipe, variant, recipe.seeds[0], [*corpora.judged, *corpora.helpers], f"final {variant}")
+        model = Ensemble([cast(CoupledMamba, member) for member in trained])
+        save_file(model.state_dict(), path)
+    return model.eval()
 
 
 def bundled_features() -> dict[str, Any]:
@@ -71,7 +68,7 @@ def folder_features(recipe: Recipe) -> dict[str, Any]:
 def write_checkpoint(
     out: Path,
     name: str,
-    model: CoupledMamba,
+    model: Ensemble,
     recipe: Recipe,
     features: Mapping[str, Any],
     calibration: Calibration,
@@ -89,17 +86,20 @@ def write_checkpoint(
         emotions=recipe.vocabulary.emotions,
         calibration=calibration,
         card=card,
+        members=recipe.members,
     )
-    save_checkpoint(out, config, model, torch.float32)
+    save_checkpoint(out, config, model if recipe.members > 1 else model.each()[0], torch.float32)
 
 
-def reported_once(model: nn.Module, recipe: Recipe, data: Path, adapter: Path) -> dict[str, dict[str, float]]:
+def reported_once(model: Ensemble, recipe: Recipe, data: Path, adapter: Path) -> dict[str, dict[str, float]]:
     """The final model on the test parts of SST and MELD, on which nothing was chosen: text alone."""
     encoder = MiniLM(adapter)
     found = {}
     for name, sentences in (("sst_test", sst(data, "test")), ("meld_test", meld(data, "test"))):
         clips = list(embedded(sentences, encoder))
-        outputs = predict(model, [recipe.vocabulary.example(c) for c in clips], recipe.widths, recipe.join)
+        examples = [recipe.vocabulary.example(c) for c in clips]
+        answers = predict(model.each(), examples, recipe.widths, recipe.join)
+        outputs = {name: values.mean(0) for name, values in answers.items()}
         labels = np.array([LABELS.index(str(c.label)) for c in clips])
         figures = {"clips": float(len(clips)), "label": float((outputs["label"].argmax(1) == labels).mean())}
         polar = labels != 1

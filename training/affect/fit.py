@@ -104,13 +104,13 @@ def fit(
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, examples: Sequence[Example], widths: Mapping[str, int], join: Join, batch: int = 64
+    members: Sequence[nn.Module], examples: Sequence[Example], widths: Mapping[str, int], join: Join, batch: int = 64
 ) -> dict[str, NDArray[np.float32]]:
-    """{output: [n] or [n, classes]} of the model in eval mode, examples in their order."""
-    model.eval()
-    parts: dict[str, list[NDArray[np.float32]]] = {}
+    """{output: [members, n] or [members, n, classes]} of models in eval mode, examples in their order."""
+    parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(examples), batch):
         packed = pack(examples[start : start + batch], widths, join)
-        for name, value in model(packed.inputs, packed.present, packed.offsets).items():
-            parts.setdefault(name, []).append(value.numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        answers = [member.eval()(packed.inputs, packed.present, packed.offsets) for member in members]
+        for name in answers[0]:
+            parts.setdefault(name, []).append(torch.stack([answer[name] for answer in answers]))
+    return {name: torch.cat(values, 1).numpy() for name, values in parts.items()}

@@ -32,6 +32,7 @@ class Recipe:
     widths   {modality: width}, in the order of the model's modalities
     rates    Hz of steps without times
     gru_hidden  the rival's width: chosen so that it has as many parameters
+    members  models that are trained apart, on other orders and initial weights, and whose outputs are averaged
     teacher  the corpus whose ridge regression scores all sentences for training (`ridge.taught`); None: as they are
     compiled    train with the scan in C++: the same numbers up to rounding, in 60% of the time; needs a compiler
     """
@@ -52,6 +53,7 @@ class Recipe:
     folds: int = 5
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     limits: MediaLimits = field(default_factory=MediaLimits)
+    members: int = 1
     compiled: bool = False
     teacher: str | None = None
 
@@ -153,6 +155,7 @@ def affect_small() -> Recipe:
         ),
         schedule=FitSettings(steps=1500, learning_rate=4e-3),
         d_head=128,
+        members=3,
         teacher="mosi",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,8 @@ from training.affect.ridge import taught
 log = logging.getLogger(__name__)
 
 SCALE_END = 3.0
+ALONE = "alone-"
+ABLATIONS = ("missing-", "pair-")
 MISSING_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
@@ -82,11 +84,27 @@ def thinned_clip(clip: LabelledClip, rate: float, recipe: Recipe, seed: int) -> 
     return replace(clip, features=features or dict([next(iter(clip.features.items()))]))
 
 
-def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip], what: str) -> nn.Module:
-    """A model of `variant` trained on `clips`; progress goes to the log."""
+def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip], what: str) -> list[nn.Module]:
+    """The members of a model of `variant`, trained on `clips` one after the other; progress goes to the log.
+
+    No two of them, of whatever seeds, share a stream of random numbers.
+    """
     if recipe.teacher is not None:
         clips = taught(clips, recipe.teacher, SCALE_END)
     centre, spread = statistics(clips, recipe.widths)
+    seeds = range(seed * recipe.members, (seed + 1) * recipe.members)
+    return [_member(recipe, variant, own, clips, centre, spread, f"{what}, member seed {own}") for own in seeds]
+
+
+def _member(
+    recipe: Recipe,
+    variant: str,
+    seed: int,
+    clips: Sequence[LabelledClip],
+    centre: Mapping[str, NDArray[np.float32]],
+    spread: Mapping[str, NDArray[np.float32]],
+    what: str,
+) -> nn.Module:
     model = recipe.build(variant, seed, centre, spread)
     mixture = Mixture(clips, recipe.vocabulary, recipe.mixture, centre, spread, seed)
     schedule, began = recipe.schedule_of(variant), time.monotonic()
@@ -110,22 +128,26 @@ def run_fold(
 ) -> Path:
     """Train without one fold and predict it from every subset of modalities -> the file of predictions.
 
-    The file holds `subset/corpus/ids` and `subset/corpus/output`; with `ablate` also `missing-rate/corpus/…`, and
-    `pair-kind-subset/…` (see `pairs`) where there are clips of text and clips without.
+    The file holds `subset/corpus/ids` and `subset/corpus/output`, the mean over the members; where there are several,
+    also `alone-subset/…` of the first by itself; with `ablate` also `missing-rate/corpus/…`, and `pair-kind-subset/…`
+    (see `pairs`) where there are clips of text and clips without.
     A file that is there is left as it is.
     """
     path = work / f"{variant}-seed{seed}-fold{fold}.npz"
     if path.exists():
         return path
     training, held = source(fold).split(fold, recipe.folds)
-    model = train(recipe, variant, seed, training, f"{variant} seed {seed} fold {fold}")
+    members = train(recipe, variant, seed, training, f"{variant} seed {seed} fold {fold}")
     found: dict[str, NDArray[np.generic]] = {}
 
     def judge(name: str, clips: Sequence[LabelledClip]) -> None:
         examples = [recipe.vocabulary.example(clip) for clip in clips]
-        found[f"{name}/ids"] = np.array([clip.id for clip in clips])
-        for output, values in predict(model, examples, recipe.widths, recipe.join).items():
-            found[f"{name}/{output}"] = values
+        ids = np.array([clip.id for clip in clips])
+        answers = predict(members, examples, recipe.widths, recipe.join)
+        found.update({f"{name}/ids": ids} | {f"{name}/{output}": values.mean(0) for output, values in answers.items()})
+        if len(members) > 1 and not name.startswith(ABLATIONS):
+            name = f"{ALONE}{name}"
+            found.update({f"{name}/ids": ids} | {f"{name}/{output}": values[0] for output, values in answers.items()})
 
     for corpus in sorted({clip.corpus for clip in held}):
         clips = [clip for clip in held if clip.corpus == corpus]

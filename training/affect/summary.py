@@ -22,7 +22,7 @@ from training.affect.calibrate import (
 from training.affect.jobs import Job
 from training.affect.metrics import accuracy, over_seeds, regression_figures
 from training.affect.recipe import Recipe
-from training.affect.study import Corpora
+from training.affect.study import ABLATIONS, ALONE, Corpora
 
 Predictions = dict[str, dict[str, NDArray[Any]]]
 """{evaluation: {"ids", "fold" and the outputs: all folds' rows}}"""
@@ -99,7 +99,7 @@ def calibration_of(
     predictions = gather(work, variant, recipe.seeds[0], recipe.folds)
     if predictions is None:
         raise ValueError(f"{work}: no complete cross-validation of {variant} with seed {recipe.seeds[0]}")
-    own = {n: rows for n, rows in predictions.items() if not n.startswith(("missing-", "pair-"))}
+    own = {n: rows for n, rows in predictions.items() if not n.startswith((*ABLATIONS, ALONE))}
     intervals: dict[str, tuple[float, float]] = {}
     measured: dict[str, Any] = {"coverage_aimed_at": coverage, "subsets": {}, "label": {}}
     for subset in dict.fromkeys(name.partition("/")[0] for name in own):
