@@ -49,7 +49,9 @@ class EnsembleProgram:
         self.same_bits: bool = getattr(first, "same_bits", False)
         self.isa: str | None = getattr(first, "isa", None)
         self.device = device_of(first)
-        self._tensors = [member.state_tensors() for member in self.members]
+        self._names = [
+            {f"{name}.{i}": name for name in member.state_tensors()} for i, member in enumerate(self.members)
+        ]
 
     @property
     def weight_bytes(self) -> int | None:
@@ -59,7 +61,8 @@ class EnsembleProgram:
 
     def state_tensors(self) -> Mapping[str, StateTensor]:
         """The members' tensors, the number of the member at the end of each name."""
-        return {f"{name}.{i}": tensor for i, tensors in enumerate(self._tensors) for name, tensor in tensors.items()}
+        every = [(names, member.state_tensors()) for names, member in zip(self._names, self.members, strict=True)]
+        return {whole: tensors[name] for names, tensors in every for whole, name in names.items()}
 
     def run(self, chunk: Chunk, state: State) -> Tensor:
         """Advance each sequence in every member -> the mean of their outputs [r, outputs or twice as many].
@@ -68,9 +71,9 @@ class EnsembleProgram:
         MemoryError but no OutOfMemory: those before it have advanced, so the step cannot run again.
         """
         total: Tensor | None = None  # added up in the members' order: the same bits in whatever batch
-        for i, (member, tensors) in enumerate(zip(self.members, self._tensors, strict=True)):
+        for i, (member, names) in enumerate(zip(self.members, self._names, strict=True)):
             try:
-                answer = member.run(chunk, {name: state[f"{name}.{i}"] for name in tensors})
+                answer = member.run(chunk, {name: state[whole] for whole, name in names.items()})
             except OutOfMemory as error:
                 if total is None:
                     raise

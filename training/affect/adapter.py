@@ -30,7 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """How the adapter is trained. `targets` are endings of the names of the linear layers it adapts."""
+    """How the adapter is trained.
+
+    targets          endings of the names of the linear layers it adapts
+    dropout          of the heads
+    encoder_dropout  of the encoder's embeddings, attention and layers, in both stages: without it the first stage ends
+                     better on film reviews than before and worse on MOSI (ridge r .750; with it .770)
+    """
 
     rank: int = 16
     alpha: float = 32.0
@@ -40,6 +46,7 @@ class AdapterSettings:
     learning_rate: float = 6e-4
     weight_decay: float = 0.01
     dropout: float = 0.1
+    encoder_dropout: float = 0.1
     smoothing: float = 0.05
     rt_weight: float = 0.3
     meld_weight: float = 0.5
@@ -69,8 +76,8 @@ def adapted_encoder(settings: AdapterSettings) -> nn.Module:
     encoder: nn.Module = BertModel.from_pretrained(
         minilm_folder(),
         add_pooling_layer=False,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
+        hidden_dropout_prob=settings.encoder_dropout,
+        attention_probs_dropout_prob=settings.encoder_dropout,
         attn_implementation="eager",  # the fused kernel's backward pass is far slower in bfloat16 on a CPU
     )
     encoder.requires_grad_(False)
