@@ -116,6 +116,28 @@ def test_steps_by_themselves_are_told_to_those_who_ask(start_runtime: StartRunti
     assert not np.allclose(lone[0].outputs[1:, :12], lone[0].outputs[1:, 12:])
 
 
+def test_a_segment_of_an_ensemble_pools_anew_in_every_member(start_runtime: StartRuntime, tmp_path: Path) -> None:
+    folders = [build_checkpoint(tmp_path / f"{seed}", name=f"{seed}", seed=seed) for seed in (0, 1)]
+    together = build_checkpoint(tmp_path / "both", name="both", members=2)
+
+    async def talk(runtime: Runtime) -> list[SegmentEnd]:
+        session = live(runtime)
+        await session.take(frame(0))
+        _, first = await session.end_segment(None)
+        await session.take(frame(1))
+        return [first, (await session.end())[1]]
+
+    one, other, both = (asyncio.run(talk(start_runtime(folder))) for folder in (*folders, together))
+    for alone, beside, ends in zip(one, other, both, strict=True):
+        assert alone.reading is not None
+        assert beside.reading is not None
+        assert ends.reading is not None
+        assert ends.reading.sentiment == pytest.approx(
+            (alone.reading.sentiment + beside.reading.sentiment) / 2, abs=1e-5
+        )
+        assert abs(alone.reading.sentiment - beside.reading.sentiment) > 1e-2
+
+
 def test_what_a_session_is_as_bytes_does_not_grow(start_runtime: StartRuntime) -> None:
     runtime, sizes = start_runtime(), []
 

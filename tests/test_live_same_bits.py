@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from service.live import LiveOptions, LiveSession
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
-from tests.checkpoints import CLOCK_HZ, WIDTHS
+from tests.checkpoints import CLOCK_HZ, WIDTHS, build_checkpoint
 from tests.runtimes import random_features, submit
 
 pytestmark = pytest.mark.skipif(missing("cpu") is not None, reason=missing("cpu") or "")
@@ -29,10 +28,11 @@ pytestmark = pytest.mark.skipif(missing("cpu") is not None, reason=missing("cpu"
 OPTIONS = LiveOptions(lag_s=0.0, timeline_hz=None, half_life_s=1.0)
 
 
-@pytest.fixture(scope="module")
-def runtime(tiny_checkpoint: Path) -> Generator[Runtime, None, None]:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one", "two members"])
+def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Runtime, None, None]:
+    folder = build_checkpoint(tmp_path_factory.mktemp("checkpoints") / "some", members=request.param)
     limits = {"slots": 4, "chunk_steps": 3, "step_budget": 11, "threads": 1}
-    runtime = Runtime.start(Settings(models=(tiny_checkpoint,), backend="cpu", **limits), Metrics())
+    runtime = Runtime.start(Settings(models=(folder,), backend="cpu", **limits), Metrics())
     yield runtime
     runtime.close(0)
 

@@ -16,6 +16,7 @@ from service.engine.prediction import Prediction, PredictOptions, predict_from
 from service.errors import InvalidInput, NotFound
 from service.features.types import Media, Steps
 from service.models.checkpoint import Checkpoint, load_checkpoint
+from service.models.executables import make_executable
 from service.runtime import Runtime
 from tests.checkpoints import WIDTHS, build_checkpoint
 from tests.engine.clips import answer_alone
@@ -25,7 +26,8 @@ from tests.runtimes import BOTH, Features, StartRuntime, assert_nothing_inside, 
 def predict_alone(runtime: Runtime, checkpoint: Checkpoint, features: Features) -> Prediction:
     """The answer by the model itself, without an engine: one pass of one clip."""
     clip = runtime.model(None).extractor.extract(Media(), features)
-    outputs, durations = answer_alone(checkpoint.model, clip), dict.fromkeys(("queue_ms", "features_ms"), 0.0)
+    model = make_executable(checkpoint.model, "reference")
+    outputs, durations = answer_alone(model, clip), dict.fromkeys(("queue_ms", "features_ms"), 0.0)
     return predict_from(
         checkpoint.config, clip, outputs, {}, deterministic=True, timeline=True, inference_ms=0.0, **durations
     )
@@ -35,9 +37,13 @@ def close_to(expected: float) -> Any:
     return pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
-def test_concurrent_requests_equal_their_lone_answers(start_runtime: StartRuntime, tiny_checkpoint: Path) -> None:
-    runtime = start_runtime(max_waiting=10_000, slots=16, chunk_steps=13, step_budget=150)
-    checkpoint = load_checkpoint(tiny_checkpoint)
+@pytest.mark.parametrize("members", [1, 3])
+def test_concurrent_requests_equal_their_lone_answers(
+    start_runtime: StartRuntime, tmp_path: Path, members: int
+) -> None:
+    folder = build_checkpoint(tmp_path / "some", members=members)
+    runtime = start_runtime(folder, max_waiting=10_000, slots=16, chunk_steps=13, step_budget=150)
+    checkpoint = load_checkpoint(folder)
     rng = np.random.default_rng(0)
     clips = [random_features(rng) for _ in range(200)]
     order, options = random.Random(0), [PredictOptions(), PredictOptions(timeline=True), BOTH]

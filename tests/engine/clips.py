@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.features.types import Clip
-from service.models.base import Chunk, State, StateTensor, allocate
+from service.models.base import Chunk, RecurrentModel, State, StateTensor, allocate
 from service.models.coupled_mamba import CoupledMamba
 from tests.checkpoints import WIDTHS
 
@@ -40,7 +40,7 @@ def part(clip: Clip, start: int, stop: int) -> Clip:
     return Clip(values, clip.present[:, start:stop], clip.times[start:stop])
 
 
-def answer_alone(model: CoupledMamba, clip: Clip) -> NDArray[np.float32]:
+def answer_alone(model: RecurrentModel[Chunk], clip: Clip) -> NDArray[np.float32]:
     """The head at every step, of the clip alone and in one pass [steps, outputs]."""
     inputs = {
         name: torch.from_numpy(clip.values.get(name, np.zeros((clip.steps, width), np.float32)))

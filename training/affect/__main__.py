@@ -125,7 +125,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
         install_adapter(source.adapter, options.out)
         log.info("wrote %s, %.1f MB", options.out, size_bytes(options.out) / 1e6)
     if "card" in stages:
-        card.write(options.out / "MODEL_CARD.md", RESULTS)
+        card.write(options.out / "MODEL_CARD.md", RESULTS, recipe.members)
 
 
 def from_folder(options: argparse.Namespace, log_file: Path) -> None:

@@ -182,8 +182,8 @@ def selective(measured: Figures) -> str:
     return table([*head, *(f"error at {c}%" for c in (10, 20, 40, 60, 80, 100))], rows)
 
 
-def write(path: Path, results: Path) -> None:
-    """Fill the template with the results' JSON files."""
+def write(path: Path, results: Path, members: int) -> None:
+    """Fill the template with the results' JSON files; `members` of the checkpoint."""
     found = {
         name: json.loads((results / f"{name}.json").read_text("utf-8"))
         for name in ("cv", "calibration", "tests", "floor")
@@ -201,6 +201,7 @@ def write(path: Path, results: Path) -> None:
     path.write_text(
         template.format(
             licence=LICENCE,
+            members=members,
             data="\n".join(f"- {line}." for line in DATA),
             intended=INTENDED,
             limits=LIMITS,
