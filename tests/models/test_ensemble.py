@@ -64,6 +64,11 @@ def test_it_promises_what_its_members_do_and_counts_their_weights() -> None:
     program = EnsembleProgram(members)
     assert (program.same_bits, program.isa, program.device) == (True, members[0].isa, torch.device("cpu"))
     assert program.weight_bytes == sum(member.weight_bytes for member in members)
+    half = make_executable(Ensemble(MODELS), "cpu", torch.bfloat16, threads=1)
+    assert isinstance(half, EnsembleProgram)
+    for member in half.members:
+        assert isinstance(member, CoupledMambaProgram)
+        assert (member.dtype, member.threads) == (torch.bfloat16, 1)
     reference = EnsembleProgram(MODELS)
     assert (reference.same_bits, reference.isa, reference.weight_bytes) == (False, None, None)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from training.affect.adapt import SecondStage, adapt, load_adapter
 from training.affect.adapter import AdapterSettings, adapted_encoder, adapter_tensors, loss_of, save_adapter
@@ -36,6 +37,13 @@ def test_an_adapter_is_read_as_it_was_written(base: Path) -> None:
     read, written = adapter_tensors(encoder), load_file(base)
     assert read.keys() == written.keys()
     assert all(torch.equal(read[name], written[name]) for name in read)
+
+
+def test_the_encoder_drops_out_as_much_as_it_is_told() -> None:
+    rates = {
+        m.p for m in adapted_encoder(replace(SETTINGS, encoder_dropout=0.3)).modules() if isinstance(m, nn.Dropout)
+    }
+    assert rates == {0.3}
 
 
 def test_an_adapter_of_other_layers_is_refused(base: Path) -> None:

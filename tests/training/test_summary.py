@@ -105,6 +105,16 @@ def test_the_card_says_which_bar_is_missed() -> None:
     assert "0.810 ± 0.010" in missed[0]
 
 
+def test_one_member_alone_is_in_the_table_and_not_in_the_config() -> None:
+    def figure(value: float) -> dict[str, object]:
+        return {"mean": value, "half_width": 0.01, "values": [value, value]}
+
+    figures = {"alone-audio/some": {"label": figure(0.7)}, "audio/some": {"label": figure(0.8)}}
+    assert card.quality(figures) == {"audio/some": {"label": 0.8}}
+    rows = card.ablations(figures).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| audio, one member alone", "| audio"]
+
+
 def test_the_card_says_how_far_chance_moves_a_share() -> None:
     assert card.sampling_error(0.5, 100) == pytest.approx(0.05)
     assert card.sampling_error(0.9, 900) == pytest.approx(0.01)

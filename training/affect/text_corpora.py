@@ -116,8 +116,8 @@ def overlapping(sentences: Sequence[Sentence], others: Iterable[Sentence], share
     found = set()
     for sentence in sentences:
         words = _words(sentence.text)
-        # Two sets that share most of their words share one of the rarest few. Of equally rare ones the first by name: in
-        # a set's own order they come as the hashes of this process have it, and the next would drop other sentences.
+        # Two sets that share most of their words share one of the rarest few. Of equally rare ones the first by name:
+        # in a set's own order they come as the hashes of this process have it; the next would drop other sentences.
         rare = sorted((w for w in words if w in index), key=lambda w: (len(index[w]), w))[:4]
         for candidate in (c for w in rare for c in index[w]):
             if len(words & candidate) >= share * min(len(words), len(candidate)) and len(candidate) > 3:
