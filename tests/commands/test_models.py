@@ -24,6 +24,16 @@ def test_models_to_read_and_as_json(capsys: pytest.CaptureFixture[str], tiny_che
     assert [card["name"] for card in json.loads(out)] == ["tiny"]
 
 
+def test_an_ensemble_is_shown_with_its_members(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folders = [build_checkpoint(tmp_path / f"{n}", name=f"{n}", members=n) for n in (1, 2)]
+    status, out, _ = run(capsys, "models", "--model", folders[0], "--model", folders[1], "--json")
+    assert status == 0
+    one, two = json.loads(out)
+    assert (one["members"], two["members"]) == (1, 2)
+    assert two["parameters"] == 2 * one["parameters"]
+    assert two["state_bytes_per_slot"] == 2 * one["state_bytes_per_slot"]
+
+
 def test_models_for_generation_say_what_they_read_and_write(
     capsys: pytest.CaptureFixture[str], trio: Path, tmp_path: Path
 ) -> None:

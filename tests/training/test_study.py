@@ -174,6 +174,17 @@ def test_members_share_no_seed_and_their_mean_is_what_is_kept(tmp_path: Path, mo
     assert not [name for name in found if name.startswith("alone-missing")]
 
 
+@pytest.mark.parametrize("members", ["0", "-1", "17", "two"])
+def test_as_many_members_as_no_checkpoint_may_have_are_refused_at_once(
+    members: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--manifest", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main([*given, "--members", members])
+    assert "argument --members" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_the_rival_is_of_equal_size() -> None:
     recipe = affect_small()
     centre, spread = statistics([], recipe.widths)

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from service.features.clock import ClockSpec
+from service.models.checkpoint import MAX_MEMBERS
 from training.affect import card
 from training.affect.final import (
     bundled_features,
@@ -70,7 +71,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     p.add_argument("--plain-scan", action="store_true", help="train without a C++ compiler: slower")
     p.add_argument("--steps", type=int, help="optimiser steps of a member")
-    p.add_argument("--members", type=int, help="models whose outputs are averaged")
+    p.add_argument(
+        "--members",
+        type=int,
+        choices=range(1, MAX_MEMBERS + 1),
+        metavar=f"1..{MAX_MEMBERS}",
+        help="models whose outputs are averaged",
+    )
     p.add_argument("--name", default="affect", help="with --manifest: the checkpoint's name")
     p.add_argument("--clock", default="25", help="with --manifest: `aligned`, or ticks a second")
     p.add_argument("--licence", default="", help="with --manifest: the terms of the weights")

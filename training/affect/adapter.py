@@ -34,8 +34,8 @@ class AdapterSettings:
 
     targets          endings of the names of the linear layers it adapts
     dropout          of the heads
-    encoder_dropout  of the encoder's embeddings, attention and layers, in both stages: without it the first stage ends
-                     better on film reviews than before and worse on MOSI (ridge r .750; with it .770)
+    encoder_dropout  of the encoder's embeddings, attention and layers, in both stages. A ridge on MOSI from the first
+                     stage's embeddings reaches r .770 with it and .750 without (one run each)
     """
 
     rank: int = 16
