@@ -69,6 +69,7 @@ class ServedModel:
             "outputs": {"scale": values["scale"], "labels": values["labels"], "emotions": values["emotions"]},
             "calibration": values["calibration"],
             "members": config.members,
+            "hears": [list(names) for names in config.members_hear],
             **_card(values, cls.task, checkpoint.model, checkpoint.dtype, dtype, settings, runner),
             **config.card,
         }

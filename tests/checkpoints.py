@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import torch
 from service.models.checkpoint import Calibration, CheckpointConfig, save_checkpoint
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
-from service.models.ensemble import Ensemble
+from service.models.ensemble import Ensemble, of_member
 
+PARTS = (("text", "audio", "video"), ("text", "audio"), ("video",))  # what the members of an ensemble may hear
 WIDTHS = {"text": 6, "audio": 5, "video": 4}
 CLOCK_HZ = 10.0
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -89,15 +90,18 @@ def build_checkpoint(
     calibration: Calibration = CALIBRATION,
     aligned: bool = False,
     members: int = 1,
+    hears: Sequence[Sequence[str]] | None = None,
     **sizes: Any,
 ) -> Path:
     """Write a checkpoint of random weights into `folder` and return it. `sizes` are those of the model.
 
-    Of several members, the first is what the seed gives alone.
+    Of several members, the first is what the seed gives alone. hears: what each member hears, instead of `members`.
     """
-    models = [random_model(model_config(coupling, **sizes), seed=seed + i) for i in range(members)]
-    model = models[0] if members == 1 else Ensemble(models)
-    config = checkpoint_config(model.config, name=name, calibration=calibration, aligned=aligned)
-    config = replace(config, members=members)
+    whole = model_config(coupling, **sizes)
+    layouts = [of_member(whole, names) for names in hears or [list(whole.modalities)] * members]
+    models = [random_model(layout, seed=seed + i) for i, layout in enumerate(layouts)]
+    model = models[0] if len(models) == 1 else Ensemble(whole, models)
+    config = checkpoint_config(whole, name=name, calibration=calibration, aligned=aligned)
+    config = replace(config, members=len(models), hears=tuple(tuple(names) for names in hears or ()))
     save_checkpoint(folder, config, model, dtype)
     return folder

@@ -20,7 +20,7 @@ from service.live import LiveOptions, LiveSession
 from service.metrics import Metrics
 from service.runtime import Runtime
 from service.settings import Settings
-from tests.checkpoints import CLOCK_HZ, WIDTHS, build_checkpoint
+from tests.checkpoints import CLOCK_HZ, PARTS, WIDTHS, build_checkpoint
 from tests.runtimes import random_features, submit
 
 pytestmark = pytest.mark.skipif(missing("cpu") is not None, reason=missing("cpu") or "")
@@ -28,9 +28,9 @@ pytestmark = pytest.mark.skipif(missing("cpu") is not None, reason=missing("cpu"
 OPTIONS = LiveOptions(lag_s=0.0, timeline_hz=None, half_life_s=1.0)
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one", "two members"])
+@pytest.fixture(scope="module", params=[{}, {"members": 2}, {"hears": PARTS}], ids=["one", "two members", "of parts"])
 def runtime(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[Runtime, None, None]:
-    folder = build_checkpoint(tmp_path_factory.mktemp("checkpoints") / "some", members=request.param)
+    folder = build_checkpoint(tmp_path_factory.mktemp("checkpoints") / "some", **request.param)
     limits = {"slots": 4, "chunk_steps": 3, "step_budget": 11, "threads": 1}
     runtime = Runtime.start(Settings(models=(folder,), backend="cpu", **limits), Metrics())
     yield runtime

@@ -18,7 +18,7 @@ from service.features.types import Media, Steps
 from service.models.checkpoint import Checkpoint, load_checkpoint
 from service.models.executables import make_executable
 from service.runtime import Runtime
-from tests.checkpoints import WIDTHS, build_checkpoint
+from tests.checkpoints import PARTS, WIDTHS, build_checkpoint
 from tests.engine.clips import answer_alone
 from tests.runtimes import BOTH, Features, StartRuntime, assert_nothing_inside, random_features, submit
 
@@ -37,11 +37,11 @@ def close_to(expected: float) -> Any:
     return pytest.approx(expected, abs=1e-5, rel=1e-5)
 
 
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("kind", [{}, {"members": 3}, {"hears": PARTS}], ids=["one", "three members", "of parts"])
 def test_concurrent_requests_equal_their_lone_answers(
-    start_runtime: StartRuntime, tmp_path: Path, members: int
+    start_runtime: StartRuntime, tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    folder = build_checkpoint(tmp_path / "some", members=members)
+    folder = build_checkpoint(tmp_path / "some", **kind)
     runtime = start_runtime(folder, max_waiting=10_000, slots=16, chunk_steps=13, step_budget=150)
     checkpoint = load_checkpoint(folder)
     rng = np.random.default_rng(0)

@@ -6,7 +6,7 @@ Pickles are never read. A file whose tensors do not match the config is refused 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 
 from service.models.coupled_mamba import CoupledMamba
 from service.models.coupled_mamba_config import CoupledMambaConfig
-from service.models.ensemble import Ensemble
+from service.models.ensemble import Ensemble, of_member
 from service.models.files import (
     CARD_ENTRIES,
     FORMAT,
@@ -52,6 +52,7 @@ class CheckpointConfig:
     """A parsed config.json. `features` is left as it came, for the feature recipes to parse.
 
     members  models of the layout `model` whose outputs are averaged; 1: a single one
+    hears    the modalities of each member; none: every member hears all of them
     """
 
     name: str
@@ -64,11 +65,17 @@ class CheckpointConfig:
     calibration: Calibration
     card: Mapping[str, Any]
     members: int = 1
+    hears: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def members_hear(self) -> tuple[tuple[str, ...], ...]:
+        """The modalities of each member."""
+        return self.hears or (tuple(self.model.modalities),) * self.members
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointConfig:
         """Parse config.json's object. Raises ValueError naming the entry that is unknown, missing or wrong."""
-        known = {"model", "members", "features", "scale", "labels", "emotions", "calibration"}
+        known = {"model", "members", "hears", "features", "scale", "labels", "emotions", "calibration"}
         check_entries(values, known, ("model", "features"), ARCHITECTURE)
         model = CoupledMambaConfig.from_json(json_object("model", values["model"]))
         members = values.get("members", 1)
@@ -100,6 +107,7 @@ class CheckpointConfig:
             calibration=_calibration(json_object("calibration", values.get("calibration", {})), set(model.modalities)),
             card={name: values[name] for name in CARD_ENTRIES if name in values},
             members=members,
+            hears=_hears(values["hears"], members, list(model.modalities)) if "hears" in values else (),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -112,6 +120,7 @@ class CheckpointConfig:
             "architecture": ARCHITECTURE,
             "model": self.model.to_json(),
             "members": self.members,
+            **({"hears": [list(names) for names in self.hears]} if self.hears else {}),
             "features": dict(self.features),
             "scale": list(self.scale),
             "labels": list(self.labels),
@@ -154,7 +163,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 def _built(config: CheckpointConfig) -> CoupledMamba | Ensemble:
     if config.members == 1:
         return CoupledMamba(config.model)
-    return Ensemble([CoupledMamba(config.model) for _ in range(config.members)])
+    return Ensemble(config.model, [CoupledMamba(of_member(config.model, names)) for names in config.members_hear])
 
 
 def save_checkpoint(folder: Path, config: CheckpointConfig, model: CoupledMamba | Ensemble, dtype: torch.dtype) -> None:
@@ -180,6 +189,20 @@ def _calibration(values: Mapping[str, Any], modalities: set[str]) -> Calibration
     if not (0 < calibration.coverage < 1 and calibration.temperature > 0 and 0 <= calibration.abstain_below <= 1):
         raise ValueError(f"calibration: coverage in (0, 1), temperature > 0, abstain_below in [0, 1], got {numbers}")
     return calibration
+
+
+def _hears(value: Any, members: int, modalities: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """What each member hears, in the model's order."""
+    if not isinstance(value, list) or len(value) != members:
+        raise ValueError(f"hears: a list of the modalities of each of the {members} members, got {value!r}")
+    for names in value:
+        if not isinstance(names, list) or not names or [name for name in modalities if name in names] != names:
+            raise ValueError(f"hears: some of {list(modalities)} a member, in that order, got {names!r}")
+    if members == 1 and value != [modalities]:
+        raise ValueError(f"hears: a single model hears all of {list(modalities)}, got {value!r}")
+    if deaf := [name for name in modalities if not any(name in names for names in value)]:
+        raise ValueError(f"hears: no member hears {', '.join(deaf)}")
+    return tuple(tuple(names) for names in value)
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:

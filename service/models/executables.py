@@ -35,7 +35,8 @@ def make_executable(
     Raises ValueError where the backend is unknown, is not here or does not have the dtype.
     """
     if isinstance(model, Ensemble):
-        return EnsembleProgram([make_executable(member, backend, dtype, threads) for member in model.each()])
+        members = [make_executable(member, backend, dtype, threads) for member in model.each()]
+        return EnsembleProgram(members, model.config.modalities, model.hears())
     check_backend(backend)
     if dtype not in (torch.float32, torch.bfloat16) or (backend == "reference" and dtype != torch.float32):
         raise ValueError(f"backend {backend} does not compute with weights of {dtype}")

@@ -62,8 +62,9 @@ def _run_folder(folder: Path) -> None:
         run_mixture(generative.model, generative.dtype)
     else:
         coupled = load_checkpoint(folder)
-        model = coupled.model.each()[0] if isinstance(coupled.model, Ensemble) else coupled.model
-        run_coupled(model, coupled.dtype)
+        models = coupled.model.each() if isinstance(coupled.model, Ensemble) else [coupled.model]
+        for model in {str(model.config): model for model in models}.values():
+            run_coupled(model, coupled.dtype)
 
 
 def run_mixture(model: MixtureOfMamba, dtype: torch.dtype) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.checkpoints import build_checkpoint
+from tests.checkpoints import PARTS, build_checkpoint
 from tests.commands.running import run
 from tests.trio import build_trio
 
@@ -32,6 +32,10 @@ def test_an_ensemble_is_shown_with_its_members(capsys: pytest.CaptureFixture[str
     assert (one["members"], two["members"]) == (1, 2)
     assert two["parameters"] == 2 * one["parameters"]
     assert two["state_bytes_per_slot"] == 2 * one["state_bytes_per_slot"]
+    assert two["hears"] == [["text", "audio", "video"]] * 2
+    parts = build_checkpoint(tmp_path / "parts", hears=PARTS)
+    _, out, _ = run(capsys, "models", "--model", parts, "--json")
+    assert json.loads(out)[0]["hears"] == [list(names) for names in PARTS]
 
 
 def test_models_for_generation_say_what_they_read_and_write(

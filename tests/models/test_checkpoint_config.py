@@ -66,6 +66,15 @@ WRONG: list[tuple[str, Any, str]] = [
     ("members", 17, "members: "),
     ("members", True, "members: "),
     ("members", "3", "members: "),
+    ("hears", "text", "hears: a list of the modalities of each of the 1 members"),
+    ("hears", [["text", "audio", "video"]] * 2, "hears: a list of the modalities of each of the 1 members"),
+    ("hears", [[]], "hears: some of "),
+    ("hears", ["text"], "hears: some of "),
+    ("hears", [["smell"]], "hears: some of "),
+    ("hears", [["audio", "text", "video"]], "hears: some of .* in that order"),
+    ("hears", [["text", "text"]], "hears: some of "),
+    ("hears", [["text", "audio"]], "hears: a single model hears all of "),
+    ("hears", None, "hears: a list"),
     ("features", 3, "features: "),
     ("scale", 3, "scale: "),
     ("scale", [1], "scale: "),
@@ -91,6 +100,21 @@ WRONG: list[tuple[str, Any, str]] = [
 def test_a_wrong_entry_is_named(path: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         CheckpointConfig.from_json(changed(ENTRY, path, value))
+
+
+def test_a_modality_that_no_member_hears_is_named() -> None:
+    values = ENTRY | {"members": 2, "hears": [["text"], ["text", "video"]]}
+    with pytest.raises(ValueError, match=r"^hears: no member hears audio$"):
+        CheckpointConfig.from_json(values)
+
+
+def test_what_members_hear_is_everything_unless_it_is_said() -> None:
+    two = CheckpointConfig.from_json(ENTRY | {"members": 2})
+    assert two.members_hear == (("text", "audio", "video"),) * 2
+    assert "hears" not in two.to_json()
+    parts = CheckpointConfig.from_json(ENTRY | {"members": 2, "hears": [["text", "audio"], ["video"]]})
+    assert parts.members_hear == (("text", "audio"), ("video",))
+    assert CheckpointConfig.from_json(parts.to_json()) == parts
 
 
 def test_a_model_without_labels_needs_the_three_of_the_scale() -> None:

@@ -1,6 +1,8 @@
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from torch import nn
 from service.features.clock import ClockSpec
 from service.features.types import Steps
 from service.models.checkpoint import load_checkpoint
+from service.models.coupled_mamba import CoupledMamba
 from training.affect import study
 from training.affect.__main__ import main
 from training.affect.batches import pack
@@ -59,7 +62,7 @@ def test_folds_cover_every_clip_once() -> None:
 
 def test_subsets_are_those_that_clips_have() -> None:
     assert subsets_of(some_clips(), ["audio", "video"]) == ["audio", "video", "audio+video"]
-    assert set(restricted(some_clips()[1], "video").features) == {"video"}
+    assert set(restricted(some_clips()[1], ["video"]).features) == {"video"}
 
 
 def test_thinning_leaves_steps_on_their_times_and_never_nothing(recipe: Recipe) -> None:
@@ -154,7 +157,10 @@ def test_a_teacher_scores_the_sentences_that_a_model_is_trained_on(monkeypatch: 
 
 def test_members_share_no_seed_and_their_mean_is_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpora = Corpora(some_clips(), [])
-    recipe = replace(for_folder(some_clips(), ClockSpec("ticks", 10.0), {}, steps=2, batch=8), members=2)
+    recipe = replace(
+        for_folder(some_clips(), ClockSpec("ticks", 10.0), {}, steps=2, batch=8),
+        members=(("audio", "video"), ("video",)),
+    )
     seeds: list[int] = []
     kept: list[list[nn.Module]] = []
     build, train = Recipe.build, study.train
@@ -166,12 +172,41 @@ def test_members_share_no_seed_and_their_mean_is_what_is_kept(tmp_path: Path, mo
     held = [clip for clip in corpora.split(0, 5)[1] if "video" in clip.features]
     assert found["audio+video/some/ids"].tolist() == [clip.id for clip in held]
     examples = [recipe.vocabulary.example(clip) for clip in held]
-    answers = predict(kept[1], examples, recipe.widths, recipe.join)["sentiment"]
+    answers = predict(kept[1], recipe.hears, examples, recipe.widths, recipe.join)["sentiment"]
     assert np.abs(answers[0] - answers[1]).max() > 1e-3
     np.testing.assert_allclose(found["audio+video/some/sentiment"], answers.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found["alone-audio+video/some/sentiment"], answers[0], rtol=1e-5)
+    np.testing.assert_array_equal(found["audio/some/sentiment"], found["alone-audio/some/sentiment"])  # one hears it
     assert "missing-0.5/some/label" in found
     assert not [name for name in found if name.startswith("alone-missing")]
+
+
+def test_a_member_is_trained_on_what_it_hears_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = [*some_clips(), *(LabelledClip(f"{c.id}~1", c.group, c.corpus, c.features) for c in some_clips())]
+    members = (("audio", "video"), ("video",), ("audio",))
+    recipe = replace(for_folder(clips, ClockSpec("ticks", 10.0), {}, steps=3, batch=8), members=members)
+    shown: list[tuple[set[str], int]] = []
+
+    def fit(model: object, mixture: Mixture, widths: Mapping[str, int], *_: object) -> object:
+        features = {name for batches in mixture.batches(9) for part in batches for e in part for name in e.features}
+        assert features == set(widths)
+        shown.append((features, len(mixture.clips)))
+        return model
+
+    monkeypatch.setattr(study, "fit", fit)
+    models = study.train(recipe, "mean", 0, clips, "test")
+    with_video = sum("video" in clip.features for clip in some_clips())
+    assert shown == [({"audio", "video"}, 60), ({"video"}, with_video), ({"audio"}, 60)]
+    assert [list(cast(CoupledMamba, model).config.modalities) for model in models] == [list(m) for m in members]
+
+
+def test_the_subsets_that_a_member_is_shown_are_what_it_hears_of_them() -> None:
+    settings = MixtureSettings(subsets={"audio": 0.4, "audio+video": 0.5, "video": 0.1})
+    assert settings.heard_by(("text", "audio")).subsets == {"audio": pytest.approx(0.9)}
+    assert settings.heard_by(("video",)).subsets == {"video": pytest.approx(0.6)}
+    assert settings.heard_by(("text",)).subsets is None
+    assert settings.heard_by(("audio", "video")) == settings
+    assert MixtureSettings().heard_by(("text",)) == MixtureSettings()
 
 
 @pytest.mark.parametrize("members", ["0", "-1", "17", "two"])
@@ -188,11 +223,12 @@ def test_as_many_members_as_no_checkpoint_may_have_are_refused_at_once(
 def test_the_rival_is_of_equal_size() -> None:
     recipe = affect_small()
     centre, spread = statistics([], recipe.widths)
-    sizes = {
-        variant: sum(p.numel() for p in recipe.build(variant, 0, centre, spread).parameters())
-        for variant in ("mean", RIVAL)
-    }
-    assert sizes["mean"] <= sizes[RIVAL] <= 1.1 * sizes["mean"]
+    for names in recipe.hears:
+        sizes = {
+            variant: sum(p.numel() for p in recipe.build(variant, 0, names, centre, spread).parameters())
+            for variant in ("mean", RIVAL)
+        }
+        assert sizes["mean"] <= sizes[RIVAL] <= 1.05 * sizes["mean"]
 
 
 def test_two_widths_of_one_modality_are_refused() -> None:

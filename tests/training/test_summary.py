@@ -115,6 +115,10 @@ def test_one_member_alone_is_in_the_table_and_not_in_the_config() -> None:
     assert [row.split(" | ")[0] for row in rows] == ["| audio, one member alone", "| audio"]
 
 
+def test_the_card_says_what_the_members_hear() -> None:
+    assert card.heard([("text", "audio"), ("text",), ("text", "audio")]) == "2 hear text, audio; 1 hears text"
+
+
 def test_the_card_says_how_far_chance_moves_a_share() -> None:
     assert card.sampling_error(0.5, 100) == pytest.approx(0.05)
     assert card.sampling_error(0.9, 900) == pytest.approx(0.01)

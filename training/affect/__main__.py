@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         choices=range(1, MAX_MEMBERS + 1),
         metavar=f"1..{MAX_MEMBERS}",
-        help="models whose outputs are averaged",
+        help="models whose outputs are averaged, each of which hears all modalities",
     )
     p.add_argument("--name", default="affect", help="with --manifest: the checkpoint's name")
     p.add_argument("--clock", default="25", help="with --manifest: `aligned`, or ticks a second")
@@ -88,7 +88,7 @@ def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """The recipe with what the command line overrides."""
     recipe = replace(recipe, seeds=tuple(range(options.seeds)), folds=options.folds, compiled=not options.plain_scan)
     if options.members:
-        recipe = replace(recipe, members=options.members)
+        recipe = replace(recipe, members=(tuple(recipe.widths),) * options.members)
     if options.steps:
         recipe = replace(recipe, schedule=replace(recipe.schedule, steps=options.steps))
     return recipe
@@ -132,7 +132,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
         install_adapter(source.adapter, options.out)
         log.info("wrote %s, %.1f MB", options.out, size_bytes(options.out) / 1e6)
     if "card" in stages:
-        card.write(options.out / "MODEL_CARD.md", RESULTS, recipe.members)
+        card.write(options.out / "MODEL_CARD.md", RESULTS, recipe.hears)
 
 
 def from_folder(options: argparse.Namespace, log_file: Path) -> None:

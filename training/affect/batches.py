@@ -13,8 +13,8 @@ from torch import Tensor
 from service.features.types import Clip, Steps
 from training.affect.clips import LabelledClip
 
-Join = Callable[[Mapping[str, Steps]], Clip]
-"""Puts modalities on the common clock, as the service does."""
+Join = Callable[[Mapping[str, Steps], Sequence[str]], Clip]
+"""Puts modalities of those names on the common clock, as the service does."""
 
 UNKNOWN = -1
 
@@ -63,7 +63,7 @@ class Vocabulary:
 
 def pack(examples: Sequence[Example], widths: Mapping[str, int], join: Join) -> Batch:
     """Join each example on the clock and lay them end to end; modalities in the order of `widths`."""
-    clips = [join(example.features) for example in examples]
+    clips = [join(example.features, list(widths)) for example in examples]
     offsets = np.cumsum([0, *(clip.steps for clip in clips)])
     inputs = {}
     for name, width in widths.items():

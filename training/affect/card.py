@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,14 @@ def selective(measured: Figures) -> str:
     return table([*head, *(f"error at {c}%" for c in (10, 20, 40, 60, 80, 100))], rows)
 
 
-def write(path: Path, results: Path, members: int) -> None:
-    """Fill the template with the results' JSON files; `members` of the checkpoint."""
+def heard(hears: Sequence[Sequence[str]]) -> str:
+    """`1 hears text, audio, video; 2 hear text, audio`: what the members hear."""
+    counts = Counter(", ".join(names) for names in hears)
+    return "; ".join(f"{n} {'hears' if n == 1 else 'hear'} {names}" for names, n in counts.items())
+
+
+def write(path: Path, results: Path, hears: Sequence[Sequence[str]]) -> None:
+    """Fill the template with the results' JSON files. hears: the modalities of each member of the checkpoint."""
     found = {
         name: json.loads((results / f"{name}.json").read_text("utf-8"))
         for name in ("cv", "calibration", "tests", "floor")
@@ -201,7 +208,8 @@ def write(path: Path, results: Path, members: int) -> None:
     path.write_text(
         template.format(
             licence=LICENCE,
-            members=members,
+            members=len(hears),
+            heard=heard(hears),
             data="\n".join(f"- {line}." for line in DATA),
             intended=INTENDED,
             limits=LIMITS,

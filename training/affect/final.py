@@ -30,11 +30,12 @@ def final_model(recipe: Recipe, corpora: Corpora, variant: str, work: Path) -> E
     """Trained on all clips with the first seed; kept in `work`, from where a second call takes it."""
     path = work / f"final-{variant}.safetensors"
     if path.exists():
-        model = Ensemble([CoupledMamba(recipe.model_config(variant)) for _ in range(recipe.members)])
+        members = [CoupledMamba(recipe.model_config(variant, names)) for names in recipe.hears]
+        model = Ensemble(recipe.model_config(variant), members)
         model.load_state_dict(load_file(path))
     else:
         trained = train(recipe, variant, recipe.seeds[0], [*corpora.judged, *corpora.helpers], f"final {variant}")
-        model = Ensemble([cast(CoupledMamba, member) for member in trained])
+        model = Ensemble(recipe.model_config(variant), [cast(CoupledMamba, member) for member in trained])
         save_file(model.state_dict(), path)
     return model.eval()
 
@@ -86,9 +87,10 @@ def write_checkpoint(
         emotions=recipe.vocabulary.emotions,
         calibration=calibration,
         card=card,
-        members=recipe.members,
+        members=len(recipe.hears),
+        hears=() if set(recipe.hears) == {tuple(recipe.widths)} else tuple(recipe.hears),
     )
-    save_checkpoint(out, config, model if recipe.members > 1 else model.each()[0], torch.float32)
+    save_checkpoint(out, config, model if len(recipe.hears) > 1 else model.each()[0], torch.float32)
 
 
 def reported_once(model: Ensemble, recipe: Recipe, data: Path, adapter: Path) -> dict[str, dict[str, float]]:
@@ -98,8 +100,8 @@ def reported_once(model: Ensemble, recipe: Recipe, data: Path, adapter: Path) ->
     for name, sentences in (("sst_test", sst(data, "test")), ("meld_test", meld(data, "test"))):
         clips = list(embedded(sentences, encoder))
         examples = [recipe.vocabulary.example(c) for c in clips]
-        answers = predict(model.each(), examples, recipe.widths, recipe.join)
-        outputs = {name: values.mean(0) for name, values in answers.items()}
+        answers = predict(model.each(), recipe.hears, examples, recipe.widths, recipe.join)
+        outputs = {name: np.nanmean(values, 0) for name, values in answers.items()}
         labels = np.array([LABELS.index(str(c.label)) for c in clips])
         figures = {"clips": float(len(clips)), "label": float((outputs["label"].argmax(1) == labels).mean())}
         polar = labels != 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -104,13 +104,27 @@ def fit(
 
 @torch.no_grad()
 def predict(
-    members: Sequence[nn.Module], examples: Sequence[Example], widths: Mapping[str, int], join: Join, batch: int = 64
+    members: Sequence[nn.Module],
+    hears: Sequence[Sequence[str]],
+    examples: Sequence[Example],
+    widths: Mapping[str, int],
+    join: Join,
+    batch: int = 64,
 ) -> dict[str, NDArray[np.float32]]:
-    """{output: [members, n] or [members, n, classes]} of models in eval mode, examples in their order."""
-    parts: dict[str, list[Tensor]] = {}
-    for start in range(0, len(examples), batch):
-        packed = pack(examples[start : start + batch], widths, join)
-        answers = [member.eval()(packed.inputs, packed.present, packed.offsets) for member in members]
-        for name in answers[0]:
-            parts.setdefault(name, []).append(torch.stack([answer[name] for answer in answers]))
-    return {name: torch.cat(values, 1).numpy() for name, values in parts.items()}
+    """{output: [members, n] or [members, n, classes]} of models in eval mode, examples in their order.
+
+    hears  the modalities of each member. NaN where it heard nothing of an example
+    """
+    found: dict[str, NDArray[np.float32]] = {}
+    for i, (member, names) in enumerate(zip(members, hears, strict=True)):
+        parts = [{name: steps for name, steps in e.features.items() if name in names} for e in examples]
+        rows = [row for row, features in enumerate(parts) if features]
+        for start in range(0, len(rows), batch):
+            at = rows[start : start + batch]
+            heard = [replace(examples[row], features=parts[row]) for row in at]
+            packed = pack(heard, {name: widths[name] for name in names}, join)
+            for output, values in member.eval()(packed.inputs, packed.present, packed.offsets).items():
+                if output not in found:
+                    found[output] = np.full((len(members), len(examples), *values.shape[1:]), np.nan, np.float32)
+                found[output][i, at] = values.numpy()
+    return found

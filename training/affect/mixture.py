@@ -8,7 +8,7 @@ in MOSI: its targets are those of the sentence; where the sentence is a neutral 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +38,17 @@ class MixtureSettings:
     altered: float = 0.7  # share of clips shown as an altered copy, where there are any
     mated: float = 0.5  # share of clips of several modalities that take one of them from another of equal targets
     feature_drop: Mapping[str, float] | None = None  # {modality: share of its features set to their mean in a sequence}
+
+    def heard_by(self, names: Collection[str]) -> MixtureSettings:
+        """The settings for a model that hears `names` alone: the rest of a subset is what is left of it."""
+        if self.subsets is None:
+            return self
+        left: dict[str, float] = {}
+        for subset, share in self.subsets.items():
+            heard = "+".join(name for name in subset.split("+") if name in names)
+            left[heard] = left.get(heard, 0.0) + share
+        left.pop("", None)
+        return replace(self, subsets=left or None)
 
 
 class Mixture:

@@ -68,9 +68,9 @@ def subsets_of(clips: Sequence[LabelledClip], widths: Sequence[str]) -> list[str
     return ["+".join(subset) for subset in sorted(found, key=lambda s: (len(s), s))]
 
 
-def restricted(clip: LabelledClip, subset: str) -> LabelledClip:
-    """The clip with only the modalities of `audio+video`."""
-    return replace(clip, features={name: clip.features[name] for name in subset.split("+")})
+def restricted(clip: LabelledClip, names: Sequence[str]) -> LabelledClip:
+    """The clip with those of its modalities that are in `names`, in its own order."""
+    return replace(clip, features={name: steps for name, steps in clip.features.items() if name in names})
 
 
 def thinned_clip(clip: LabelledClip, rate: float, recipe: Recipe, seed: int) -> LabelledClip:
@@ -85,28 +85,33 @@ def thinned_clip(clip: LabelledClip, rate: float, recipe: Recipe, seed: int) -> 
 
 
 def train(recipe: Recipe, variant: str, seed: int, clips: Sequence[LabelledClip], what: str) -> list[nn.Module]:
-    """The members of a model of `variant`, trained on `clips` one after the other; progress goes to the log.
+    """The members of a model of `variant`, trained one after the other on what each hears of `clips`.
 
-    No two of them, of whatever seeds, share a stream of random numbers.
+    No two of them, of whatever seeds, share a stream of random numbers. Progress goes to the log.
     """
     if recipe.teacher is not None:
         clips = taught(clips, recipe.teacher, SCALE_END)
     centre, spread = statistics(clips, recipe.widths)
-    seeds = range(seed * recipe.members, (seed + 1) * recipe.members)
-    return [_member(recipe, variant, own, clips, centre, spread, f"{what}, member seed {own}") for own in seeds]
+    first = seed * len(recipe.hears)
+    return [
+        _member(recipe, variant, first + i, names, clips, centre, spread, f"{what}, {'+'.join(names)} seed {first + i}")
+        for i, names in enumerate(recipe.hears)
+    ]
 
 
 def _member(
     recipe: Recipe,
     variant: str,
     seed: int,
+    names: Sequence[str],
     clips: Sequence[LabelledClip],
     centre: Mapping[str, NDArray[np.float32]],
     spread: Mapping[str, NDArray[np.float32]],
     what: str,
 ) -> nn.Module:
-    model = recipe.build(variant, seed, centre, spread)
-    mixture = Mixture(clips, recipe.vocabulary, recipe.mixture, centre, spread, seed)
+    model = recipe.build(variant, seed, names, centre, spread)
+    heard = [part for clip in clips if (part := restricted(clip, names)).features]
+    mixture = Mixture(heard, recipe.vocabulary, recipe.mixture.heard_by(names), centre, spread, seed)
     schedule, began = recipe.schedule_of(variant), time.monotonic()
 
     def report(step: int, loss: float) -> None:
@@ -114,7 +119,7 @@ def _member(
             left = (time.monotonic() - began) / (step + 1) * (schedule.steps - step - 1)
             log.info("%s: step %d/%d, loss %.3f, %.0f s left", what, step + 1, schedule.steps, loss, left)
 
-    return fit(model, mixture, recipe.widths, recipe.join, schedule, report)
+    return fit(model, mixture, {name: recipe.widths[name] for name in names}, recipe.join, schedule, report)
 
 
 def run_fold(
@@ -128,7 +133,8 @@ def run_fold(
 ) -> Path:
     """Train without one fold and predict it from every subset of modalities -> the file of predictions.
 
-    The file holds `subset/corpus/ids` and `subset/corpus/output`, the mean over the members; where there are several,
+    The file holds `subset/corpus/ids` and `subset/corpus/output`, the mean over the members that heard something; where
+    there are several,
     also `alone-subset/…` of the first by itself; with `ablate` also `missing-rate/corpus/…`, and `pair-kind-subset/…`
     (see `pairs`) where there are clips of text and clips without.
     A file that is there is left as it is.
@@ -143,8 +149,10 @@ def run_fold(
     def judge(name: str, clips: Sequence[LabelledClip]) -> None:
         examples = [recipe.vocabulary.example(clip) for clip in clips]
         ids = np.array([clip.id for clip in clips])
-        answers = predict(members, examples, recipe.widths, recipe.join)
-        found.update({f"{name}/ids": ids} | {f"{name}/{output}": values.mean(0) for output, values in answers.items()})
+        answers = predict(members, recipe.hears, examples, recipe.widths, recipe.join)
+        found.update(
+            {f"{name}/ids": ids} | {f"{name}/{output}": np.nanmean(values, 0) for output, values in answers.items()}
+        )
         if len(members) > 1 and not name.startswith(ABLATIONS):
             name = f"{ALONE}{name}"
             found.update({f"{name}/ids": ids} | {f"{name}/{output}": values[0] for output, values in answers.items()})
@@ -153,7 +161,7 @@ def run_fold(
         clips = [clip for clip in held if clip.corpus == corpus]
         for subset in subsets_of(clips, list(recipe.widths)):
             names = subset.split("+")
-            judge(f"{subset}/{corpus}", [restricted(c, subset) for c in clips if set(names) <= set(c.features)])
+            judge(f"{subset}/{corpus}", [restricted(c, names) for c in clips if set(names) <= set(c.features)])
         if ablate and recipe.clock.kind == "ticks":
             for rate in MISSING_RATES[1:]:
                 judge(f"missing-{rate}/{corpus}", [thinned_clip(c, rate, recipe, seed) for c in clips])
@@ -173,12 +181,12 @@ def pairs(
     sentences: Sequence[LabelledClip], voices: Sequence[LabelledClip], kind: str, subset: str, seed: int
 ) -> list[LabelledClip]:
     """Each sentence with a random recording of its label (`agreeing`) or of a neutral one; targets of the sentence."""
-    rng = np.random.default_rng([seed, 11])
+    rng, names = np.random.default_rng([seed, 11]), set(subset.split("+"))
     paired = []
     for sentence in sentences:
         wanted = sentence.label if kind == "agreeing" else "neutral"
-        options = [v for v in voices if v.label == wanted and set(subset.split("+")) <= set(v.features)]
+        options = [v for v in voices if v.label == wanted and names <= set(v.features)]
         if options:
-            voice = restricted(options[int(rng.integers(len(options)))], subset)
+            voice = restricted(options[int(rng.integers(len(options)))], sorted(names))
             paired.append(replace(sentence, features={**voice.features, **sentence.features}))
     return paired
