@@ -31,7 +31,7 @@ from training.affect.final import (
 )
 from training.affect.floor import ridge_on_text
 from training.affect.jobs import plan, run_jobs, set_up_log
-from training.affect.prepare import prepare_acted, prepare_adapted, prepare_adapter, prepare_text
+from training.affect.prepare import prepare_acted, prepare_texts
 from training.affect.recipe import SHIPPED, Recipe, affect_small, for_folder
 from training.affect.sources import Bundled, OwnClips
 from training.affect.summary import calibration_of, summarise
@@ -100,10 +100,7 @@ def bundled(options: argparse.Namespace, log_file: Path) -> None:
     work, recipe = options.work, adjusted(affect_small(), options)
     source = Bundled(work)
     prepare_acted(options.data, work / "acted")
-    base = prepare_adapter(options.data, work)
-    for fold in (*range(recipe.folds), None):
-        prepare_adapted(options.data, base, source.text(fold), fold, recipe.folds)
-        prepare_text(options.data, source.text(fold))
+    prepare_texts(options.data, work, source.text, recipe.folds, options.workers, log_file)
     jobs = plan(recipe)
     if "cv" in stages:
         run_jobs(recipe, source, jobs, work / "cv", options.workers, log_file)

@@ -50,6 +50,13 @@ def start_worker(log_file: Path) -> None:
     set_up_log(log_file)
 
 
+def worker_pool(workers: int, log_file: Path) -> ProcessPoolExecutor:
+    """Processes of one thread each, that log to `log_file`."""
+    # Forked, so that a worker starts at once; threads are one a process already.
+    context = multiprocessing.get_context("fork" if os.name == "posix" else None)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(log_file,))
+
+
 def set_up_log(log_file: Path) -> None:
     """Progress to the terminal and to a file."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +77,7 @@ def run_jobs(recipe: Recipe, source: Source, jobs: Sequence[Job], work: Path, wo
             run_fold(recipe, source, job.variant, job.seed, job.fold, work, job.ablate)
         return
     began = time.monotonic()
-    # Forked, so that a worker starts at once; threads are one a process already.
-    context = multiprocessing.get_context("fork" if os.name == "posix" else None)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(log_file,)) as pool:
+    with worker_pool(workers, log_file) as pool:
         futures = [
             pool.submit(run_fold, recipe, source, job.variant, job.seed, job.fold, work, job.ablate) for job in todo
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from training.affect.adapt import SecondStage, adapt
 from training.affect.adapter import AdapterSettings, save_adapter, train_adapter
 from training.affect.clips import LabelledClip, write_clips
 from training.affect.folds import folds_within_corpora
+from training.affect.jobs import worker_pool
 from training.affect.ravdess import altered, recordings
 from training.affect.text_corpora import EMOTIONS, LABELS, Sentence, meld, mosi, overlapping, rt_without, sst
 
@@ -163,3 +164,21 @@ def prepare_text(data: Path, folder: Path) -> None:
         encoder = MiniLM(folder / ADAPTER)
         sentences = [*mosi(data), *sst(data, "train"), *meld(data, "train")]
         write_clips(folder, embedded(sentences, encoder))
+
+
+def prepare_texts(
+    data: Path, work: Path, folder: Callable[[int | None], Path], folds: int, workers: int, log_file: Path
+) -> None:
+    """The adapter's first stage into `work`, then that of every fold and of the final model (None), with its sentences,
+    into their folders: over several processes, and none of it in this one, so that it can still be forked.
+    """
+    with worker_pool(workers, log_file) as pool:
+        base = pool.submit(prepare_adapter, data, work).result()
+        every = [pool.submit(_prepare_fold, data, base, folder(fold), fold, folds) for fold in (*range(folds), None)]
+        for future in every:
+            future.result()
+
+
+def _prepare_fold(data: Path, base: Path, folder: Path, fold: int | None, folds: int) -> None:
+    prepare_adapted(data, base, folder, fold, folds)
+    prepare_text(data, folder)
