@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from training.affect.adapt import SecondStage, adapt, load_adapter
+from training.affect.adapt import SecondStage, adapt, disagreement, load_adapter
 from training.affect.adapter import AdapterSettings, adapted_encoder, adapter_tensors, loss_of, save_adapter
 from training.affect.text_corpora import Sentence
 
@@ -63,6 +64,24 @@ def test_the_second_stage_goes_on_from_the_first_and_repeats_itself(base: Path) 
     assert all((trained[name].float() - before[name].float()).abs().max() < 0.01 for name in before)
     again = adapt(base, SAID, OTHERS, SETTINGS, STAGE, "test")
     assert all(torch.equal(again[name], trained[name]) for name in before)
+
+
+def test_two_passes_disagree_by_the_square_of_the_sentiments_and_the_divergence_of_the_classes() -> None:
+    first = {"sentiment": torch.tensor([[1.0], [0.0]]), "label": torch.tensor([[0.0, 0.0], [1.0, 1.0]])}
+    assert disagreement(first, first) == 0
+    second = {"sentiment": torch.tensor([[3.0], [0.0]]), "label": torch.tensor([[math.log(3.0), 0.0], [0.0, 0.0]])}
+    even, tilted = torch.tensor([0.5, 0.5]), torch.tensor([0.75, 0.25])
+    both = (even * (even / tilted).log()).sum() + (tilted * (tilted / even).log()).sum()
+    expected = 4.0 / 2 + both / 4 / 2  # the means over two sentences
+    assert disagreement(first, second) == pytest.approx(expected.item())
+    assert disagreement(second, first) == pytest.approx(expected.item())
+
+
+def test_the_second_stage_learns_from_the_disagreement(base: Path) -> None:
+    with_it, without = (
+        adapt(base, SAID, OTHERS, SETTINGS, replace(STAGE, consistency=weight), "test") for weight in (1.0, 0.0)
+    )
+    assert any(not torch.equal(with_it[name], without[name]) for name in with_it)
 
 
 def test_a_sentence_counts_by_the_weight_of_its_corpus() -> None:
