@@ -133,10 +133,9 @@ def run_fold(
 ) -> Path:
     """Train without one fold and predict it from every subset of modalities -> the file of predictions.
 
-    The file holds `subset/corpus/ids` and `subset/corpus/output`, the mean over the members that heard something; where
-    there are several,
-    also `alone-subset/…` of the first by itself; with `ablate` also `missing-rate/corpus/…`, and `pair-kind-subset/…`
-    (see `pairs`) where there are clips of text and clips without.
+    The file holds `subset/corpus/ids` and `subset/corpus/output`, the mean over the members that heard something;
+    where there are several members, also `alone-subset/…` of the first by itself; with `ablate` also
+    `missing-rate/corpus/…`, and `pair-kind-subset/…` (see `pairs`) where there are clips of text and clips without.
     A file that is there is left as it is.
     """
     path = work / f"{variant}-seed{seed}-fold{fold}.npz"
