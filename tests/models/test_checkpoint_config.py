@@ -70,6 +70,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("hears", [["text", "audio", "video"]] * 2, "hears: a list of the modalities of each of the 1 members"),
     ("hears", [[]], "hears: some of "),
     ("hears", ["text"], "hears: some of "),
+    ("hears", [3], "hears: some of "),
     ("hears", [["smell"]], "hears: some of "),
     ("hears", [["audio", "text", "video"]], "hears: some of .* in that order"),
     ("hears", [["text", "text"]], "hears: some of "),

@@ -109,6 +109,27 @@ def test_a_wrong_chunk_is_named_and_writes_nothing(kind: str, name: str, wrong: 
     assert_refused(make_executable(ENSEMBLES[kind], "cpu"), name, wrong)
 
 
+class Fixed(CoupledMambaProgram):
+    """A program whose answers are given: its rows, as many as a chunk reads."""
+
+    rows: Tensor
+
+    def run(self, chunk: Chunk, state: State) -> Tensor:
+        return self.rows[: len(chunk.reads)]
+
+
+def test_a_neighbour_that_a_member_has_not_heard_changes_no_bit() -> None:
+    members = []
+    for model, second in zip(ENSEMBLES["some"].each(), (2.0, torch.nan, 3.0), strict=True):
+        members.append(Fixed(model))
+        members[-1].rows = torch.tensor([[-0.0], [second]])
+    program = EnsembleProgram(members, WHOLE.modalities, HEARS["some"])
+    state = advance(make_executable(ENSEMBLES["some"], "cpu"), a_clip())
+    alone, beside = (program.run(chunk_of(a_clip(), reads=torch.arange(n)), state) for n in (1, 2))
+    assert bits(beside[:1]) == bits(alone)
+    assert beside[1].item() == 2.5
+
+
 class Short(CoupledMambaProgram):
     """A program that gets no memory."""
 

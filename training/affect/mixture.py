@@ -8,7 +8,7 @@ in MOSI: its targets are those of the sentence; where the sentence is a neutral 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,8 @@ class MixtureSettings:
     text_every: int = 1  # steps from one batch of sentences to the next
     clip_batch: int = 32
     text_shares: Mapping[str, float] | None = None  # {corpus: share of the text batch}; None: by size
-    subsets: Mapping[str, float] | None = None  # {"audio+video": p, …}, one a batch; None: random, clip by clip
+    # {"audio+video": p, …}, one a batch, of which a clip that has nothing shows all; None: random, clip by clip
+    subsets: Mapping[str, float] | None = None
     paired: float = 0.2  # share of the clips that get a sentence
     word_drop: float = 0.1
     outage: float = 0.3  # share of sequences with a span missing
@@ -38,17 +39,6 @@ class MixtureSettings:
     altered: float = 0.7  # share of clips shown as an altered copy, where there are any
     mated: float = 0.5  # share of clips of several modalities that take one of them from another of equal targets
     feature_drop: Mapping[str, float] | None = None  # {modality: share of its features set to their mean in a sequence}
-
-    def heard_by(self, names: Collection[str]) -> MixtureSettings:
-        """The settings for a model that hears `names` alone: the rest of a subset is what is left of it."""
-        if self.subsets is None:
-            return self
-        left: dict[str, float] = {}
-        for subset, share in self.subsets.items():
-            heard = "+".join(name for name in subset.split("+") if name in names)
-            left[heard] = left.get(heard, 0.0) + share
-        left.pop("", None)
-        return replace(self, subsets=left or None)
 
 
 class Mixture:

@@ -111,7 +111,7 @@ def _member(
 ) -> nn.Module:
     model = recipe.build(variant, seed, names, centre, spread)
     heard = [part for clip in clips if (part := restricted(clip, names)).features]
-    mixture = Mixture(heard, recipe.vocabulary, recipe.mixture.heard_by(names), centre, spread, seed)
+    mixture = Mixture(heard, recipe.vocabulary, recipe.mixture, centre, spread, seed)
     schedule, began = recipe.schedule_of(variant), time.monotonic()
 
     def report(step: int, loss: float) -> None:
