@@ -1,3 +1,4 @@
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from training.affect import adapt as module
 from training.affect.adapt import SecondStage, adapt, disagreement, load_adapter
 from training.affect.adapter import AdapterSettings, adapted_encoder, adapter_tensors, loss_of, save_adapter
 from training.affect.text_corpora import Sentence
@@ -82,6 +84,15 @@ def test_the_second_stage_learns_from_the_disagreement(base: Path) -> None:
         adapt(base, SAID, OTHERS, SETTINGS, replace(STAGE, consistency=weight), "test") for weight in (1.0, 0.0)
     )
     assert any(not torch.equal(with_it[name], without[name]) for name in with_it)
+
+
+def test_both_passes_learn_the_labels(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    for share in (1.0, 0.0):
+        passes = itertools.cycle((1.0, share))
+        monkeypatch.setattr(module, "loss_of", lambda *args, scale=passes: next(scale) * loss_of(*args))
+        trained.append(adapt(base, SAID, OTHERS, SETTINGS, STAGE, "test"))
+    assert any(not torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
 
 def test_a_sentence_counts_by_the_weight_of_its_corpus() -> None:
