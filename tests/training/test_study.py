@@ -202,6 +202,17 @@ def test_a_member_is_trained_on_what_it_hears_alone(monkeypatch: pytest.MonkeyPa
     assert [list(cast(CoupledMamba, model).config.modalities) for model in models] == [list(m) for m in members]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_scan_is_compiled_where_that_is_asked_for_and_nowhere_else(
+    recipe: Recipe, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr("service.models.coupled_mamba.compile_time_loop", lambda: calls.append(True))
+    recipe = replace(recipe, compiled=compiled, schedule=replace(recipe.schedule, steps=1))
+    study.train(recipe, "mean", 0, some_clips(), "test")
+    assert bool(calls) == compiled
+
+
 @pytest.mark.parametrize("members", ["0", "-1", "17", "two"])
 def test_as_many_members_as_no_checkpoint_may_have_are_refused_at_once(
     members: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

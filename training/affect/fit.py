@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from service.models.coupled_mamba import CoupledMamba
 from training.affect.batches import UNKNOWN, Batch, Example, Join, pack
 from training.affect.mixture import Mixture
 
@@ -78,8 +77,6 @@ def fit(
         ),
     )
     average = {name: p.detach().clone() for name, p in model.named_parameters()}
-    if isinstance(model, CoupledMamba):
-        model.compile_scan()
     model.train()
     for step, lists in enumerate(mixture.batches(settings.steps)):
         optimiser.zero_grad()
