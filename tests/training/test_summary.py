@@ -7,8 +7,8 @@ from service.features.clock import ClockSpec
 from service.features.types import Steps
 from training.affect import card
 from training.affect.clips import LabelledClip
-from training.affect.jobs import Job, plan
-from training.affect.recipe import Recipe, affect_small, for_folder
+from training.affect.jobs import Job
+from training.affect.recipe import Recipe, for_folder
 from training.affect.study import Corpora
 from training.affect.summary import calibration_of, summarise
 
@@ -78,14 +78,6 @@ def test_intervals_cover_and_the_threshold_keeps_its_risk(tmp_path: Path, corpor
 def test_no_calibration_without_a_complete_cross_validation(tmp_path: Path, corpora: Corpora, recipe: Recipe) -> None:
     with pytest.raises(ValueError, match="no complete cross-validation of mean"):
         calibration_of(tmp_path, recipe, corpora, "mean", 0.9, 0.2)
-
-
-def test_the_plan_runs_every_variant_on_every_seed_and_fold() -> None:
-    jobs = plan(affect_small())
-    assert len(set(jobs)) == len(jobs)
-    for variant in ("mean", "gru", "none"):
-        assert {(j.seed, j.fold) for j in jobs if j.variant == variant} == {(s, f) for s in range(5) for f in range(5)}
-    assert {j.seed for j in jobs if j.variant == "learned"} == {0}
 
 
 def test_the_card_says_which_bar_is_missed() -> None:

@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     p.add_argument("--only", choices=STAGES, action="append", help="only this stage; may be repeated")
     p.add_argument("--seeds", type=int, default=5, help="seeds of the cross-validation")
+    p.add_argument("--rival-seeds", type=int, default=2, help="of these, seeds of its rivals; the first at least")
     p.add_argument("--folds", type=int, default=5)
     p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     p.add_argument("--plain-scan", action="store_true", help="train without a C++ compiler: slower")
@@ -86,7 +87,13 @@ def parser() -> argparse.ArgumentParser:
 
 def adjusted(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """The recipe with what the command line overrides."""
-    recipe = replace(recipe, seeds=tuple(range(options.seeds)), folds=options.folds, compiled=not options.plain_scan)
+    recipe = replace(
+        recipe,
+        seeds=tuple(range(options.seeds)),
+        rival_seeds=options.rival_seeds,
+        folds=options.folds,
+        compiled=not options.plain_scan,
+    )
     if options.members:
         recipe = replace(recipe, members=(tuple(recipe.widths),) * options.members)
     if options.steps:

@@ -31,16 +31,17 @@ class Job:
 
 def plan(recipe: Recipe) -> list[Job]:
     """What matters most first, so that a study that is stopped has it: all of it on the first seed, then every seed of
-    the shipped variant, then its rivals seed after seed; `learned` on the first seed only."""
+    the shipped variant, then its rivals seed after seed, on the first few; `learned` on the first seed only."""
 
     def runs(variant: str, i: int) -> list[Job]:
         return [Job(variant, recipe.seeds[i], fold, ablate=i == 0) for fold in range(recipe.folds)]
 
     later = range(1, len(recipe.seeds))
+    of_rivals = range(1, min(recipe.rival_seeds, len(recipe.seeds)))
     groups = [(variant, 0) for variant in (SHIPPED, RIVAL, "none")]
     groups += [(SHIPPED, i) for i in later]
     groups += [("learned", 0)]
-    groups += [(variant, i) for i in later for variant in (RIVAL, "none")]
+    groups += [(variant, i) for i in of_rivals for variant in (RIVAL, "none")]
     return [job for variant, i in groups for job in runs(variant, i)]
 
 

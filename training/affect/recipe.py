@@ -33,6 +33,7 @@ class Recipe:
     rates    Hz of steps without times
     members  the modalities that each member hears; the members are trained apart, on other orders and initial weights,
              and the outputs of those that heard something are averaged. None: one, which hears all
+    rival_seeds  how many of `seeds` the rivals are trained on
     teacher  the corpus whose ridge regression scores all sentences for training (`ridge.taught`); None: as they are
     compiled    train with the scan in C++: the same numbers up to rounding, in 60% of the time; needs a compiler
     """
@@ -51,6 +52,7 @@ class Recipe:
     dropout: float = 0.2
     folds: int = 5
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    rival_seeds: int = 2
     limits: MediaLimits = field(default_factory=MediaLimits)
     members: Sequence[Sequence[str]] | None = None
     compiled: bool = False
