@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from service.models.coupled_mamba_triton import CoupledMambaTriton
+from service.models.ensemble import EnsembleProgram, of_member
 from tests.bits import bits
-from tests.checkpoints import model_config, random_model
+from tests.checkpoints import PARTS, model_config, random_model
 from tests.kernels.triton_device import MARKS
 from tests.models.clips import Clips, make_clips, run_clips
 from tests.models.coupled_programs import COUPLINGS, FORMS, WRONG, advance, assert_refused
@@ -43,6 +44,15 @@ def test_equals_the_reference_in_float64(coupling: str, form: int) -> None:
     outputs = run_clips(program(coupling, form, 5), batch, read_all=True, alone=True)  # blocks cut the clips
     scale = max(1.0, float(expected.nan_to_num().abs().max()))
     torch.testing.assert_close(outputs.double(), expected, rtol=2e-5, atol=2e-5 * scale, equal_nan=True)
+
+
+def test_members_that_hear_parts_answer_as_the_references_do() -> None:
+    whole, batch = model_config(n_layers=1), some_clips("mean")
+    models = [random_model(of_member(whole, names), seed=seed) for seed, names in enumerate(PARTS)]
+    expected = run_clips(EnsembleProgram(models, whole.modalities, PARTS), batch, read_all=True, alone=True)
+    ensemble = EnsembleProgram([CoupledMambaTriton(model) for model in models], whole.modalities, PARTS)
+    outputs = run_clips(Anywhere(ensemble), batch, [2], read_all=True, alone=True)
+    torch.testing.assert_close(outputs, expected, rtol=2e-5, atol=2e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("coupling", ["mean", "learned"])
