@@ -213,14 +213,20 @@ def test_the_scan_is_compiled_where_that_is_asked_for_and_nowhere_else(
     assert bool(calls) == compiled
 
 
-@pytest.mark.parametrize("members", ["0", "-1", "17", "two"])
-def test_as_many_members_as_no_checkpoint_may_have_are_refused_at_once(
-    members: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--members", value) for value in ("0", "-1", "17", "two")),
+        *((option, value) for option in ("--seeds", "--rival-seeds", "--workers", "--steps") for value in ("0", "x")),
+    ],
+)
+def test_a_number_that_leads_nowhere_is_refused_at_once(
+    option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--manifest", str(tmp_path), "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
-        main([*given, "--members", members])
-    assert "argument --members" in capsys.readouterr().err
+        main([*given, option, value])
+    assert f"argument {option}" in capsys.readouterr().err
     assert not (tmp_path / "work").exists()
 
 

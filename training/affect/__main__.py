@@ -57,6 +57,13 @@ def main(arguments: list[str] | None = None) -> None:
         from_folder(options, log_file)
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on is expected, got {text}")
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """The options, documented."""
     p = argparse.ArgumentParser("python -m training.affect", description=__doc__.splitlines()[0] if __doc__ else None)
@@ -66,12 +73,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--work", type=Path, required=True, help="features, predictions, log: what a rerun resumes from")
     p.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
     p.add_argument("--only", choices=STAGES, action="append", help="only this stage; may be repeated")
-    p.add_argument("--seeds", type=int, default=5, help="seeds of the cross-validation")
-    p.add_argument("--rival-seeds", type=int, default=2, help="of these, seeds of its rivals; the first at least")
+    p.add_argument("--seeds", type=positive, default=5, help="seeds of the cross-validation")
+    p.add_argument("--rival-seeds", type=positive, default=2, help="of these, seeds of its rivals")
     p.add_argument("--folds", type=int, default=5)
-    p.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    p.add_argument("--workers", type=positive, default=2, help="processes of one thread each")
     p.add_argument("--plain-scan", action="store_true", help="train without a C++ compiler: slower")
-    p.add_argument("--steps", type=int, help="optimiser steps of a member")
+    p.add_argument("--steps", type=positive, help="optimiser steps of a member")
     p.add_argument(
         "--members",
         type=int,
